@@ -1,0 +1,65 @@
+"""`ClusterState`, the wire to all nodes: what is the same everywhere, in shards of under 256 KiB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from tidegate.crds.egress import PodSelection
+from tidegate.crds.meta import Model, ObjectMeta
+from tidegate.crds.routing import ClusterNetworkSpec
+
+
+class Peer(Model):
+    """A node as the others reach it: its internal addresses and pod ranges, IPv4 first."""
+
+    node: str
+    addresses: Sequence[str]
+    podCIDRs: Sequence[str] = ()
+
+
+class RuleGateway(Model):
+    """A gateway in force: `node`, its tunnel `endpoint`, `weight`, and the address of each family it sends with."""
+
+    node: str
+    endpoint: str
+    weight: int = 1
+    addresses: Sequence[str] = ()
+    interface: str = ""
+
+
+class EgressRule(Model):
+    """An accepted EgressPolicy. `number` is its offset from the tunnel's `vniBase`, 1..2^20, never reused soon.
+
+    `created` orders policies of equal priority; no gateway at all means `whenNoGateway`.
+    """
+
+    name: str
+    uid: str
+    number: int
+    selectors: Sequence[PodSelection]
+    destinationCIDRs: Sequence[str]
+    created: str = ""
+    priority: int = 0
+    excludedCIDRs: Sequence[str] = ()
+    gateways: Sequence[RuleGateway] = ()
+    whenNoGateway: Literal["Drop", "Allow"] = "Drop"
+
+
+class ClusterStateSpec(Model):
+    """Shard `index` of `count` of one section; a section is complete when all its shards are there."""
+
+    section: Literal["network", "peers", "egress"]
+    index: int = 0
+    count: int = 1
+    network: ClusterNetworkSpec | None = None
+    clusterCIDRs: Sequence[str] = ()
+    peers: Sequence[Peer] = ()
+    egress: Sequence[EgressRule] = ()
+
+
+class ClusterState(Model):
+    """The resource, named `<section>-<index>`."""
+
+    metadata: ObjectMeta
+    spec: ClusterStateSpec
