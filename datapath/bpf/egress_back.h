@@ -1,0 +1,129 @@
+/* The way back: answers and ICMP errors from outside, translated for the pod that asked. */
+#ifndef TG_EGRESS_BACK_H
+#define TG_EGRESS_BACK_H
+
+#include "egress.h"
+
+static __always_inline int tg_deliver_back(struct __sk_buff *skb, const struct tg_config *config,
+					   const struct tg_addr *address, const struct tg_addr *home, __u32 local_reason,
+					   __u32 tunnel_reason)
+{
+	struct tg_addr pod_address = *address;
+	if (!tg_addr_is_zero(home)) {
+		struct tg_addr endpoint = *home;
+		return tg_to_tunnel(skb, config, &endpoint, config->vni_base, tunnel_reason);
+	}
+	struct tg_local *pod = tg_local.lookup(&pod_address);
+	if (!pod)
+		return TG_DROP(NO_POD);
+	return tg_to_pod(pod, local_reason);
+}
+
+/* An answer to a translated connection: `back` is its reverse entry. */
+static __always_inline int tg_come_back(struct __sk_buff *skb, const struct tg_config *config, const struct tg_packet *p,
+					struct tg_flow *back)
+{
+	__u64 now = tg_now();
+	struct tg_addr address = back->addr, home = back->via;
+	if (now - back->touched > TG_TOUCH_NS)
+		back->touched = now;
+	if (!(back->state & TG_STATE_ANSWERED))
+		back->state |= TG_STATE_ANSWERED;
+	if (tg_is_tcp_close(p))
+		back->state |= TG_STATE_CLOSING;
+	if (p->ttl <= 1)
+		return TG_PASS(TTL);
+	if (tg_rewrite(skb, p, false, &address, back->port, 1))
+		return TG_DROP(REWRITE);
+	if (tg_addr_is_zero(&home)) {
+		/* A service whose backend is outside: netfilter translated on the way out and must on the way in. */
+		struct tg_flow_key key = p->key;
+		key.dst = address;
+		key.dport = back->port;
+		key.dir = TG_DIR_FORWARD;
+		struct tg_flow *stack = tg_flow.lookup(&key);
+		if (stack && stack->kind == TG_FLOW_STACK)
+			return TG_PASS(STACK_FLOW);
+	}
+	return tg_deliver_back(skb, config, &address, &home, TG_FORWARD_BACK_LOCAL, TG_FORWARD_BACK_TUNNEL);
+}
+
+/* What an ICMP error quotes: our own translated packet, of which the ports are the part that must be translated. */
+struct tg_quote {
+	struct tg_flow_key back_key; /* of the reverse entry of the quoted connection */
+	__u32 ip;                    /* offset of the quoted IP header */
+	__u32 l4;
+	__u8 is_echo;
+};
+
+static __always_inline int tg_read_quote(struct __sk_buff *skb, const struct tg_packet *p, struct tg_quote *q)
+{
+	struct tg_flow_key *key = &q->back_key;
+	struct tg_ports ports;
+	__builtin_memset(q, 0, sizeof(*q));
+	q->ip = p->l4 + 8;
+	if (p->is_ipv4) {
+		struct iphdr ip;
+		if (bpf_skb_load_bytes(skb, q->ip, &ip, sizeof(ip)) || ip.version != 4)
+			return -1;
+		tg_map_ipv4(&key->src, ip.daddr);
+		tg_map_ipv4(&key->dst, ip.saddr);
+		key->proto = ip.protocol;
+		q->l4 = q->ip + ip.ihl * 4;
+	} else {
+		struct ipv6hdr ip;
+		if (bpf_skb_load_bytes(skb, q->ip, &ip, sizeof(ip)) || ip.version != 6)
+			return -1;
+		tg_copy_ipv6(&key->src, &ip.daddr);
+		tg_copy_ipv6(&key->dst, &ip.saddr);
+		key->proto = ip.nexthdr;
+		q->l4 = q->ip + sizeof(ip);
+	}
+	q->is_echo = key->proto == (p->is_ipv4 ? IPPROTO_ICMP : IPPROTO_ICMPV6);
+	if (bpf_skb_load_bytes(skb, q->l4 + (q->is_echo ? 4 : 0), &ports, sizeof(ports)))
+		return -1;
+	key->dport = ports.sport;
+	key->sport = q->is_echo ? 0 : ports.dport;
+	key->dir = TG_DIR_REVERSE;
+	return 0;
+}
+
+/* Put the pod's address and port into the quoted packet; the error's own checksum follows. */
+static __always_inline int tg_rewrite_quote(struct __sk_buff *skb, const struct tg_packet *p, const struct tg_quote *q,
+					    const struct tg_addr *address, __be16 port)
+{
+	__u32 csum = p->l4 + 2;
+	__be16 from_port = q->back_key.dport;
+	if (from_port != port) {
+		if (bpf_l4_csum_replace(skb, csum, from_port, port, 2) ||
+		    bpf_skb_store_bytes(skb, q->l4 + (q->is_echo ? 4 : 0), &port, 2, 0))
+			return -1;
+	}
+	if (p->is_ipv4) {
+		__be32 from = q->back_key.dst.word[3], to = address->word[3];
+		/* The quoted header's checksum changes against its address, so the error's checksum stays as it is. */
+		return bpf_l3_csum_replace(skb, q->ip + 10, from, to, 4) || bpf_skb_store_bytes(skb, q->ip + 12, &to, 4, 0);
+	}
+	struct tg_addr old = q->back_key.dst, new = *address;
+	__s64 diff = bpf_csum_diff(old.word, 16, new.word, 16, 0);
+	return diff < 0 || bpf_l4_csum_replace(skb, csum, 0, diff, 0) || bpf_skb_store_bytes(skb, q->ip + 8, new.word, 16, 0);
+}
+
+/* An ICMP error about a translated connection goes to its pod, as if nothing had been translated. */
+static __always_inline int tg_error_back(struct __sk_buff *skb, const struct tg_config *config, const struct tg_packet *p)
+{
+	struct tg_quote quote;
+	if (tg_read_quote(skb, p, &quote))
+		return TG_PASS(HOST);
+	struct tg_flow *back = tg_flow.lookup(&quote.back_key);
+	if (!back)
+		return TG_PASS(HOST);
+	struct tg_addr address = back->addr, home = back->via;
+	if (tg_rewrite_quote(skb, p, &quote, &address, back->port))
+		return TG_DROP(REWRITE);
+	if (tg_rewrite(skb, p, false, &address, 0, 0))
+		return TG_DROP(REWRITE);
+	return tg_deliver_back(skb, config, &address, &home, TG_FORWARD_ICMP_ERROR, TG_FORWARD_ICMP_ERROR);
+}
+
+#endif

@@ -1,0 +1,181 @@
+"""The one door to the bpf system call: a dozen functions of `libbpf.so.1`, by ctypes."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import ctypes.util
+import errno
+import functools
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+TCX_INGRESS = 46
+TCX_EGRESS = 47
+NO_EXIST = 1
+
+
+class BpfError(OSError):
+    """A refused bpf operation; `errno` is set."""
+
+
+@functools.cache
+def _library() -> ctypes.CDLL:
+    name = ctypes.util.find_library("bpf") or "libbpf.so.1"
+    try:
+        library = ctypes.CDLL(name, use_errno=True)
+    except OSError as error:
+        raise BpfError(errno.ENOENT, "libbpf.so.1 is missing; install the package libbpf1") from error
+    library.libbpf_set_print(None)
+    return library
+
+
+def call(name: str, *args: object) -> int:
+    """Call a libbpf function that returns a negative number on failure; raise BpfError then."""
+    result: int = getattr(_library(), name)(*args)
+    if result < 0:
+        # Debian 12's libbpf 1.1 returns -errno; older ones return -1 and set errno.
+        number = -result if result != -1 else ctypes.get_errno() or errno.EPERM
+        raise BpfError(number, f"{name}: {os.strerror(number)}")
+    return result
+
+
+@contextlib.contextmanager
+def opened(fd: int) -> Iterator[int]:
+    """Close `fd` at the end of a `with` block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def obj_get(path: Path) -> int:
+    """Open what is pinned at `path`; return a file descriptor that the caller closes."""
+    return call("bpf_obj_get", os.fsencode(path))
+
+
+def obj_pin(fd: int, path: Path) -> None:
+    """Pin a program, map or link at `path`, replacing what is pinned there.
+
+    bpffs has no rename over an existing pin, so there is a moment without a pin; what is attached stays attached.
+    """
+    path.unlink(missing_ok=True)
+    call("bpf_obj_pin", fd, os.fsencode(path))
+
+
+def info(fd: int, size: int = 256) -> bytes:
+    """Return the kernel's description of an object; its layout is that of `bpf_map_info` and its sisters."""
+    buffer = ctypes.create_string_buffer(size)
+    length = ctypes.c_uint32(size)
+    call("bpf_obj_get_info_by_fd", fd, buffer, ctypes.byref(length))
+    return buffer.raw
+
+
+def prog_id(fd: int) -> int:
+    """Return the id of a program (`bpf_prog_info.id`)."""
+    return int(struct.unpack_from("=II", info(fd))[1])
+
+
+def link_target(fd: int) -> tuple[int, int]:
+    """Return (program id, ifindex) of a tcx link (kernel 6.6); ifindex 0 once its device is gone."""
+    _, _, program, _, ifindex = struct.unpack_from("=IIIII", info(fd))
+    return program, ifindex
+
+
+def link_create(prog_fd: int, ifindex: int, attach_type: int) -> int:
+    """Attach a program to a device by a link; return the link's file descriptor."""
+    return call("bpf_link_create", prog_fd, ifindex, attach_type, None)
+
+
+def link_update(link_fd: int, prog_fd: int) -> None:
+    """Replace the program of a link at once, with no packet seen by neither or by both."""
+    call("bpf_link_update", link_fd, prog_fd, None)
+
+
+def lookup(map_fd: int, key: bytes, value_size: int) -> bytes | None:
+    """Return the value under `key` (for per-CPU maps `value_size` spans all CPUs), or None."""
+    buffer = ctypes.create_string_buffer(value_size)
+    try:
+        call("bpf_map_lookup_elem", map_fd, key, buffer)
+    except BpfError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    return buffer.raw
+
+
+def update(map_fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
+    """Set the value under `key`."""
+    _library().bpf_map_update_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64]
+    call("bpf_map_update_elem", map_fd, key, value, flags)
+
+
+def delete(map_fd: int, key: bytes) -> None:
+    """Remove `key`; already gone is a success."""
+    try:
+        call("bpf_map_delete_elem", map_fd, key)
+    except BpfError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
+def items(map_fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield every pair. Pairs that come or go meanwhile may be missed or yielded; none is yielded half-written."""
+    key = None
+    following = ctypes.create_string_buffer(key_size)
+    while True:
+        try:
+            call("bpf_map_get_next_key", map_fd, key, following)
+        except BpfError as error:
+            if error.errno == errno.ENOENT:
+                return
+            raise
+        key = following.raw
+        value = lookup(map_fd, key, value_size)
+        if value is not None:
+            yield key, value
+
+
+class _TestRun(ctypes.Structure):
+    """`struct bpf_test_run_opts` of libbpf 0.2 and newer."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data_in", ctypes.c_char_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_size_in", ctypes.c_uint32),
+        ("data_size_out", ctypes.c_uint32),
+        ("ctx_in", ctypes.c_char_p),
+        ("ctx_out", ctypes.c_void_p),
+        ("ctx_size_in", ctypes.c_uint32),
+        ("ctx_size_out", ctypes.c_uint32),
+        ("retval", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
+    )
+
+
+def test_run(prog_fd: int, packet: bytes, context: bytes = b"", repeat: int = 1) -> tuple[int, bytes, int, bytes]:
+    """Run a program on a packet; return (verdict as a signed number, packet out, ns a run, context out)."""
+    out = ctypes.create_string_buffer(len(packet) + 256)
+    context_out = ctypes.create_string_buffer(max(len(context), 1))
+    options = _TestRun(
+        sz=ctypes.sizeof(_TestRun),
+        data_in=packet,
+        data_size_in=len(packet),
+        data_out=ctypes.addressof(out),
+        data_size_out=len(out),
+        ctx_in=context or None,
+        ctx_size_in=len(context),
+        ctx_out=ctypes.addressof(context_out) if context else None,
+        ctx_size_out=len(context),
+        repeat=repeat,
+    )
+    call("bpf_prog_test_run_opts", prog_fd, ctypes.byref(options))
+    verdict = ctypes.c_int32(options.retval).value
+    return verdict, out.raw[: options.data_size_out], options.duration, context_out.raw[: len(context)]

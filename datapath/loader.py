@@ -1,0 +1,104 @@
+"""Compile the programs, load them, pin them, write their layouts down, and exit: the only process that has bcc in memory.
+
+Run as `python -m tidegate.datapath.loader REQUEST`, with a `Request` as JSON. A failure is one line on standard error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidegate.datapath import layout, libbpf
+
+PROGRAMS = ("pod_out", "pod_in", "tunnel_in", "tunnel_out", "uplink_in", "uplink_out")
+
+_DISTRIBUTION_PACKAGES = "/usr/lib/python3/dist-packages"
+"""Where Debian and Ubuntu put python3-bpfcc; a virtual environment does not look there."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What to load and where to put it: `maps` and `programs` are folders on a bpffs."""
+
+    maps: str
+    programs: str
+    layout: str
+    defines: dict[str, int]
+    headers: str
+
+
+def expand(path: Path, seen: set[Path] | None = None) -> str:
+    """Return a source with our own headers written into it: bcc rewrites map accesses in the main file only."""
+    seen = set() if seen is None else seen
+    if path in seen:
+        return ""
+    seen.add(path)
+    lines = [f'#line 1 "{path.name}"']
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        include = re.match(r'#include "(\w+\.h)"', line)
+        if include:
+            lines += [expand(path.parent / include[1], seen), f'#line {number + 1} "{path.name}"']
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def reasons(source: str) -> tuple[str, ...]:
+    """List the counters' names in their order, from the enum in the source."""
+    body = re.search(r"enum tg_reason \{(.*?)TG_REASONS", source, re.S)
+    if body is None:
+        raise ValueError("the source has no enum tg_reason")
+    return tuple(name.lower() for name in re.findall(r"^\s*TG_(\w+),", body[1], re.M))
+
+
+def _flatten(kind: Any, name: str, offset: int) -> list[layout.Field]:
+    members = getattr(kind, "_fields_", None)
+    if members is None:
+        is_integer = not hasattr(kind, "_length_")
+        return [layout.Field(name, offset, ctypes.sizeof(kind), is_integer)]
+    found: list[layout.Field] = []
+    for member in members:
+        at = offset + getattr(kind, member[0]).offset
+        # A struct of one member (an address) goes by the name under which it is used.
+        inner = name if name and len(members) == 1 else f"{name}.{member[0]}" if name else member[0]
+        found += _flatten(member[1], inner, at)
+    return [field for field in found if not field.name.startswith(("pad", "__pad"))]
+
+
+def _record(kind: Any) -> layout.Record:
+    described = _flatten(kind, "" if hasattr(kind, "_fields_") else "value", 0)
+    if len(described) == 1 and hasattr(kind, "_fields_") and described[0].name == "word":
+        described = [layout.Field("addr", 0, described[0].size, False)]
+    return layout.Record(ctypes.sizeof(kind), tuple(described))
+
+
+def load(request: Request) -> None:
+    """Do all of it. Raises what bcc raises, `libbpf.BpfError` and OSError."""
+    os.environ["BCC_KERNEL_SOURCE"] = request.headers
+    sys.path.append(_DISTRIBUTION_PACKAGES)
+    # Here and not above: only this process may pay for it.
+    from bcc import BPF
+
+    source = expand(Path(__file__).parent / "bpf" / "programs.c")
+    flags = [f"-D{name}={value}" for name, value in request.defines.items()]
+    flags += [f'-DTG_MAPS="{request.maps}"', "-Wno-unused-function", "-Wno-macro-redefined"]
+    module = BPF(text=source, cflags=flags)
+    pins = Path(request.programs)
+    for name in PROGRAMS:
+        libbpf.obj_pin(module.load_func(name.encode(), BPF.SCHED_CLS).fd, pins / name)
+    maps = {}
+    for pin in sorted(Path(request.maps).iterdir()):
+        table = module.get_table(pin.name.encode())
+        maps[pin.name] = layout.MapLayout(pin.name, _record(table.Key), _record(table.Leaf))
+    written = Path(request.layout + ".new")
+    written.write_bytes(msgspec.json.encode(layout.Layout(maps, reasons(source))))
+    written.replace(request.layout)
+
+
+if __name__ == "__main__":
+    load(msgspec.json.decode(sys.argv[1], type=Request))

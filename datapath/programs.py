@@ -1,0 +1,140 @@
+"""The programs of this version, pinned: loaded by a child process if they are not there already."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import msgspec
+
+from tidegate.datapath import loader
+from tidegate.datapath.layout import Layout, read_layout
+from tidegate.datapath.owned import Places
+
+BPF_FS_MAGIC = "bpf"
+
+
+class Unfit(Exception):
+    """This machine lacks something; the message says what, and how to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How many rows the maps hold. A flow takes about 160 bytes, the others little."""
+
+    TG_MAX_PODS: int = 1024
+    TG_MAX_RANGES: int = 65536
+    TG_MAX_POLICIES: int = 4096
+    TG_MAX_FLOWS: int = 131072
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Where the pins are, and what the maps look like."""
+
+    layout: Layout
+    maps: Path
+    programs: Path
+    links: Path
+
+
+def version(sizes: Sizes) -> str:
+    """Name what would be loaded: a digest of the sources, the sizes, and the code that loads them."""
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(loader.expand(Path(__file__).parent / "bpf" / "programs.c").encode())
+    digest.update(Path(loader.__file__).read_bytes())
+    digest.update(repr(sizes).encode())
+    return digest.hexdigest()
+
+
+def check_machine(places: Places) -> None:
+    """Raise `Unfit` if the programs cannot be loaded here; needs no network and changes nothing."""
+    if os.geteuid() != 0:
+        raise Unfit("the agent needs root (or CAP_BPF, CAP_NET_ADMIN, CAP_SYS_ADMIN); run it as root")
+    release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+    if release < (5, 15):
+        raise Unfit(f"kernel {os.uname().release} is too old; 5.15 or newer is needed")
+    mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    if not any(kind == BPF_FS_MAGIC and places.bpffs.is_relative_to(point) for point, kind in mounts):
+        raise Unfit(f"no bpffs is mounted over {places.bpffs}; run: mount -t bpf bpf /sys/fs/bpf")
+
+
+def find_headers(cache: Path) -> Path:
+    """Return a kernel header tree for bcc, made once from the distribution's packages.
+
+    The programs use only stable UAPI, so the version does not matter. Debian splits its headers into a common and an
+    architecture package, Ubuntu into a flavour and a generic one; both are merged by symbolic links.
+    """
+    named = os.environ.get("BCC_KERNEL_SOURCE")
+    if named:
+        return Path(named)
+    running = Path("/lib/modules") / os.uname().release / "build"
+    if (running / "include").is_dir() and not list(Path("/usr/src").glob("linux-headers-*-common")):
+        return running
+    trees = sorted(path for path in Path("/usr/src").glob("linux-headers-*") if (path / "arch").is_dir())
+    merged = cache / "headers"
+    # The common part first, so that the architecture's files win.
+    ordered = sorted(trees, key=lambda path: (not path.name.endswith("-common"), path.name))
+    if not ordered:
+        raise Unfit("no kernel headers for bcc; install linux-headers-amd64 or linux-headers-generic")
+    stamp = merged / ".made-from"
+    listing = "\n".join(str(path) for path in ordered)
+    if not stamp.exists() or stamp.read_text() != listing:
+        shutil.rmtree(merged, ignore_errors=True)
+        merged.mkdir(parents=True)
+        for tree in ordered:
+            subprocess.run(["cp", "-asf", f"{tree}/.", f"{merged}/"], check=True)
+        stamp.write_text(listing)
+    return merged
+
+
+def ensure_loaded(places: Places, sizes: Sizes) -> Loaded:
+    """Make the pins be there; raises `Unfit` with one line if they cannot be made.
+
+    Maps keep their pins and contents over every restart. Programs are pinned in a folder of their version, so that a
+    restarted agent of the same version compiles nothing.
+    """
+    check_machine(places)
+    wanted = version(sizes)
+    loaded = places.bpffs / "programs" / wanted
+    description = places.state / f"layout-{wanted}.json"
+    maps, links = places.bpffs / "maps", places.bpffs / "links"
+    for folder in (loaded, maps, links, places.state):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not description.exists() or any(not (loaded / name).exists() for name in loader.PROGRAMS):
+        _load(places, sizes, loaded, maps, description)
+    for old in loaded.parent.iterdir():
+        if old != loaded:
+            shutil.rmtree(old)
+    return Loaded(read_layout(description), maps, loaded, links)
+
+
+def _load(places: Places, sizes: Sizes, programs: Path, maps: Path, description: Path) -> None:
+    request = loader.Request(
+        maps=str(maps),
+        programs=str(programs),
+        layout=str(description),
+        defines=asdict(sizes),
+        headers=str(find_headers(places.state)),
+    )
+    child = subprocess.run(
+        [sys.executable, "-m", "tidegate.datapath.loader", msgspec.json.encode(request).decode()],
+        capture_output=True,
+        text=True,
+        cwd=places.state,  # bcc looks for headers in the working directory first
+        check=False,
+    )
+    if child.returncode:
+        raise Unfit(f"the programs cannot be loaded: {_last_words(child.stderr)}")
+
+
+def _last_words(errors: str) -> str:
+    if "No module named 'bcc'" in errors:
+        return "bcc is missing; install the package python3-bpfcc"
+    lines = [line for line in errors.splitlines() if line.strip()]
+    return " | ".join(lines[-3:])

@@ -1,0 +1,60 @@
+"""The rows of one pinned BPF map, by field name."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+from pathlib import Path
+
+from tidegate.datapath import libbpf
+from tidegate.datapath.layout import Fields, MapLayout
+from tidegate.datapath.table import TableError
+
+
+class MapTable:
+    """A map that holds nothing but our rows. The pin is opened anew by every agent; the map outlives it."""
+
+    def __init__(self, pin: Path, layout: MapLayout) -> None:
+        self.name = layout.name
+        self._layout = layout
+        self._fd = libbpf.obj_get(pin)
+
+    def read(self) -> Mapping[Fields, Fields]:
+        """Return the rows that are there now."""
+        key, value = self._layout.key, self._layout.value
+        try:
+            return {key.unpack(k): value.unpack(v) for k, v in libbpf.items(self._fd, key.size, value.size)}
+        except libbpf.BpfError as error:
+            raise TableError(str(error)) from error
+
+    def put(self, key: Fields, value: Fields) -> None:
+        """Set a row in one step: no packet sees half of it."""
+        try:
+            libbpf.update(self._fd, self._layout.key.pack(key), self._layout.value.pack(value))
+        except libbpf.BpfError as error:
+            raise TableError(_explained(error)) from error
+
+    def drop(self, key: Fields) -> None:
+        """Remove a row."""
+        try:
+            libbpf.delete(self._fd, self._layout.key.pack(key))
+        except libbpf.BpfError as error:
+            raise TableError(str(error)) from error
+
+
+def _explained(error: libbpf.BpfError) -> str:
+    if error.errno in (errno.E2BIG, errno.ENOSPC):
+        return f"{error}: the map is full; raise its size (tidegate agent --max-pods, --max-ranges, --max-policies)"
+    return str(error)
+
+
+class ArrayTable(MapTable):
+    """A map of fixed length, whose rows are always there: dropping one sets it to zero."""
+
+    def read(self) -> Mapping[Fields, Fields]:
+        """Return the rows that are not zero."""
+        return {key: value for key, value in super().read().items() if value}
+
+    def drop(self, key: Fields) -> None:
+        """Set the row to zero."""
+        self.put(key, ())
