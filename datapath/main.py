@@ -25,6 +25,8 @@ from tidegate.kube.lease import heartbeat
 
 log = structlog.get_logger()
 
+_SIZES = programs.Sizes()
+
 EXIT_UNFIT = 3
 """The machine lacks something that a person must bring."""
 
@@ -38,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cni-conf-dir", type=Path, default=Path("/etc/cni/net.d"))
     parser.add_argument("--cni-bin-dir", type=Path, default=Path("/opt/cni/bin"))
     parser.add_argument("--http", default="127.0.0.1:9976", help="address:port of health and metrics")
-    parser.add_argument("--max-pods", type=int, default=programs.Sizes.TG_MAX_PODS)
-    parser.add_argument("--max-ranges", type=int, default=programs.Sizes.TG_MAX_RANGES)
-    parser.add_argument("--max-policies", type=int, default=programs.Sizes.TG_MAX_POLICIES)
-    parser.add_argument("--max-flows", type=int, default=programs.Sizes.TG_MAX_FLOWS)
+    parser.add_argument("--max-pods", type=int, default=_SIZES.TG_MAX_PODS)
+    parser.add_argument("--max-ranges", type=int, default=_SIZES.TG_MAX_RANGES)
+    parser.add_argument("--max-policies", type=int, default=_SIZES.TG_MAX_POLICIES)
+    parser.add_argument("--max-flows", type=int, default=_SIZES.TG_MAX_FLOWS)
 
 
 def run(arguments: argparse.Namespace) -> int:
