@@ -44,7 +44,7 @@ def run_in(namespace: str, action: Callable[[], T]) -> T:
 class Topology:
     """A bridge namespace and the machines on it. Node n is 172.30.0.(10+n) and fd30::(10+n)."""
 
-    prefix: str = field(default_factory=lambda: f"tgt{os.getpid()}")
+    prefix: str
     names: list[str] = field(default_factory=list)
 
     def name(self, machine: str) -> str:
@@ -125,9 +125,9 @@ class Topology:
 
 
 @contextlib.contextmanager
-def topology(nodes: int) -> Iterator[Topology]:
+def topology(nodes: int, prefix: str = "tgt") -> Iterator[Topology]:
     """Nodes, and a server at 172.30.0.1 that also owns 198.51.100.10 and 2001:db8:100::10; all is gone afterwards."""
-    made = Topology()
+    made = Topology(f"{prefix}{os.getpid()}")
     try:
         made.add("switch")
         made.sh("switch", "ip link add br0 type bridge; ip link set br0 up")
