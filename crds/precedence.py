@@ -1,39 +1,59 @@
-"""Which egress policy decides for a destination: a set of rules compiled into one longest-prefix table."""
+"""Which egress rule wins for an address: priority, then the most specific destination, then age, then the name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network
 
+from tidegate.crds import cidr
+from tidegate.crds.cidr import Network
 from tidegate.crds.cluster_state import EgressRule
 
-Network = IPv4Network | IPv6Network
 
+def compile_rules(rules: Iterable[EgressRule]) -> dict[IPv4Network | IPv6Network, EgressRule | None]:
+    """Flatten `rules` to a table whose longest-prefix match gives the winner for any address, None meaning no rule.
 
-def compile_rules(rules: Iterable[EgressRule]) -> dict[Network, EgressRule | None]:
-    """Return the winner at every prefix that a rule names; None where all of them step aside.
-
-    A rule stands for a prefix if the longest of its own CIDRs around it is a destination and not an exclusion. Of those,
-    the best wins: higher priority, then longer destination, then older, then by name. The order of `rules` does not matter.
+    Every destination and excluded CIDR becomes one entry, however many rules there are. A rule applies to a prefix when
+    the most specific of its own CIDRs around it is a destination; an exclusion wins over a destination of equal length.
+    That makes longest-prefix match right: two addresses with the same longest entry lie in exactly the same CIDRs. The
+    result does not depend on the order of `rules`. Raises AddressError for a malformed CIDR.
     """
-    known = [(rule, _cidrs(rule)) for rule in rules]
-    prefixes = {prefix for _, cidrs in known for prefix in cidrs}
-    return {prefix: _winner(prefix, known) for prefix in prefixes}
+    # Prefix -> what each rule says about it: True for a destination, False for an exclusion.
+    said: dict[Network, dict[int, tuple[EgressRule, bool]]] = {}
+    for number, rule in enumerate(rules):
+        for text in rule.destinationCIDRs:
+            said.setdefault(cidr.network(text), {})[number] = (rule, True)
+        for text in rule.excludedCIDRs:
+            said.setdefault(cidr.network(text), {})[number] = (rule, False)
+    lengths: dict[int, list[int]] = {}
+    for prefix in said:
+        lengths.setdefault(prefix.version, []).append(prefix.prefixlen)
+    descending = {version: sorted(set(found), reverse=True) for version, found in lengths.items()}
+    return {prefix: _winner(prefix, said, descending[prefix.version]) for prefix in sorted(said, key=cidr.order)}
 
 
-def _cidrs(rule: EgressRule) -> dict[Network, bool]:
-    """A rule's CIDRs, and whether each is a destination; an exclusion beats a destination of the same CIDR."""
-    destinations = {ip_network(text): True for text in rule.destinationCIDRs}
-    return destinations | {ip_network(text): False for text in rule.excludedCIDRs}
+def rank(rule: EgressRule, prefixlen: int) -> tuple[int, int, str, str]:
+    """Sort key among rules that apply to one address, the winner first; `prefixlen` is its destination's."""
+    return -rule.priority, -prefixlen, rule.created, rule.name
 
 
-def _winner(prefix: Network, known: list[tuple[EgressRule, dict[Network, bool]]]) -> EgressRule | None:
-    standing = []
-    for rule, cidrs in known:
-        around = [cidr for cidr in cidrs if cidr.version == prefix.version and prefix.subnet_of(cidr)]  # type: ignore[arg-type]
-        if not around:
-            continue
-        longest = max(around, key=lambda cidr: cidr.prefixlen)
-        if cidrs[longest]:
-            standing.append((-rule.priority, -longest.prefixlen, rule.created, rule.name, rule))
-    return min(standing, key=lambda entry: entry[:4])[4] if standing else None
+def _winner(
+    prefix: Network, said: Mapping[Network, Mapping[int, tuple[EgressRule, bool]]], lengths: Iterable[int]
+) -> EgressRule | None:
+    heard: set[int] = set()
+    best: tuple[tuple[int, int, str, str], EgressRule] | None = None
+    for around in _around(prefix, lengths):
+        for number, (rule, is_destination) in said.get(around, {}).items():
+            if number in heard:
+                continue
+            heard.add(number)
+            if is_destination and (best is None or rank(rule, around.prefixlen) < best[0]):
+                best = rank(rule, around.prefixlen), rule
+    return best[1] if best else None
+
+
+def _around(prefix: Network, lengths: Iterable[int]) -> Iterator[Network]:
+    """Yield the prefixes of the given lengths that contain `prefix`, the most specific first."""
+    for length in lengths:
+        if length <= prefix.prefixlen:
+            yield prefix.supernet(new_prefix=length)

@@ -1,40 +1,47 @@
-"""Spreading by rendezvous hashing: who is lost moves only its own share (Thaler and Ravishankar, 1998)."""
+"""Weighted rendezvous hashing: all find the same choice alone, and losing a candidate moves only its share."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tidegate.crds.cluster_state import RuleGateway
 
 SLOTS = 64
-"""How many parts a policy's pods are spread in; the programs have as many (tg_abi.h)."""
+"""Shares into which a policy's pods are cut: with 64, gateways of equal weight differ by a few percent."""
 
 
 def slot(seed: str) -> int:
-    """Return the part, 0..63, to which a pod belongs by its `namespace/name`."""
+    """Return the share, 0..63, of whatever `seed` names (a pod)."""
     return _hash(seed) % SLOTS
 
 
-def score(member: str, key: str, weight: int = 1) -> float:
-    """Rate a member for a key; the highest wins, in proportion to the weights.
+def choose(key: str, weights: Mapping[str, int]) -> str | None:
+    """Return the candidate that holds `key`, or None without candidates; a weight below 1 counts as 1.
 
-    The logarithm makes the shares exact for any weights (Schindelhauer and Schomaker, 2005).
+    >>> choose("198.51.100.7", {"a": 1, "b": 1}) == choose("198.51.100.7", {"b": 1, "a": 1})
+    True
     """
-    part = (_hash(f"{member}\n{key}") + 0.5) / 2.0**64
-    return -weight / math.log(part)
+    return max(weights, key=lambda name: (_score(key, name, weights[name]), name), default=None)
 
 
 def gateway_slots(gateways: Sequence[RuleGateway]) -> list[int]:
-    """Return for every slot the index of its gateway; empty if there is none. A weight of 0 takes no slot."""
-    candidates = [(index, gateway) for index, gateway in enumerate(gateways) if gateway.weight > 0]
-    if not candidates:
+    """Return for each of the 64 slots the index of its gateway; an empty list without gateways.
+
+    Independent of the order of `gateways`: removing one moves only its own slots.
+    """
+    if not gateways:
         return []
-    return [
-        max(candidates, key=lambda entry: (score(entry[1].node, str(number), entry[1].weight), entry[1].node))[0]
-        for number in range(SLOTS)
-    ]
+    index = {gateway.node: number for number, gateway in enumerate(gateways)}
+    weights = {gateway.node: gateway.weight for gateway in gateways}
+    return [index[str(choose(str(share), weights))] for share in range(SLOTS)]
+
+
+def _score(key: str, name: str, weight: int) -> float:
+    # The logarithm makes each candidate win in proportion to its weight (Schindelhauer and Schomaker).
+    uniform = (_hash(f"{key}\0{name}") + 0.5) / 2**64
+    return -max(weight, 1) / math.log(uniform)
 
 
 def _hash(text: str) -> int:
