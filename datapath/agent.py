@@ -17,6 +17,7 @@ from tidegate.crds.node_state import InterfaceFact, NodeState, NodeStateStatus, 
 from tidegate.crds.node_state import Failure as FailureReceipt
 from tidegate.datapath import inputs as inputs_module
 from tidegate.datapath.cni.endpoints import Endpoint
+from tidegate.datapath.cni.pods import ProgrammingFailed
 from tidegate.datapath.facts import Facts
 from tidegate.datapath.inputs import Inputs, Labelled
 from tidegate.datapath.kernel import Kernel
@@ -38,10 +39,6 @@ KNOWN_WAIT_S = 5.0
 """How long CNI ADD waits for the labels of a pod. Then the pod starts, but may not leave the cluster until they are there."""
 
 PROGRAMMED_WAIT_S = 20.0
-
-
-class ProgrammingFailed(Exception):
-    """A pod's rows could not be put into the kernel; the message says which and why."""
 
 
 class Agent:

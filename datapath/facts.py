@@ -18,8 +18,8 @@ from tidegate.datapath.tables.netlink import FAMILY, Netlink, refusals
 Address = IPv4Address | IPv6Address
 
 _UNUSABLE = 0x08 | 0x20 | 0x40  # IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE
-_GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400 | 0x80 | 0x40000
-"""RTMGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE, IPV4_RULE, and IPV6_RULE (group 19)."""
+_GROUPS = sum(1 << (group - 1) for group in (1, 5, 7, 8, 9, 11, 19))
+"""Links, and addresses, routes and rules of both families (linux/rtnetlink.h). Not neighbours: the kernel learns all day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def has_tcx() -> bool:
 
 
 async def watch_changes(changed: Callable[[], None]) -> None:
-    """Call `changed` whenever devices, addresses, routes, rules or neighbours change, until cancelled.
+    """Call `changed` whenever devices, addresses, routes or rules change, until cancelled.
 
     What changed is not said: the tables are read again anyway, and an overrun queue must count as a change too.
     """

@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tidegate.crds.routing import Owned
-from tidegate.datapath.tables.netlink import ENODEV, Netlink, refusals
+from tidegate.datapath.tables.netlink import ENODEV, NO_LINK_LOCAL, Netlink, refusals
 
 _NOARP = 0x80
 _UP = 0x1
-_NO_ADDRESS = 1  # IN6_ADDR_GEN_MODE_NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ class LinkTable:
                 )
             index = self._netlink.index(key)
             # Without addresses of its own: neighbours are never asked for, and nothing must be sent unasked.
-            self._netlink.route.link("set", index=index, IFLA_AF_SPEC=_without_link_local())
+            self._netlink.route.link("set", index=index, IFLA_AF_SPEC=NO_LINK_LOCAL)
             self._netlink.route.link(
                 "set", index=index, address=value.mac, mtu=value.mtu, flags=_UP | _NOARP, change=_UP | _NOARP
             )
@@ -75,6 +74,3 @@ class LinkTable:
             for index in self._netlink.route.link_lookup(ifname=key):
                 self._netlink.route.link("del", index=index)
 
-
-def _without_link_local() -> dict[str, object]:
-    return {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _NO_ADDRESS)]})]}

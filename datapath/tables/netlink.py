@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import socket
 import struct
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -21,11 +25,17 @@ _UNREACHABLE = (13, 22, 101, 113)  # EACCES (prohibited), EINVAL (blackhole), EN
 
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 
+NO_LINK_LOCAL = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}
+"""IFLA_AF_SPEC of a device that makes itself no link-local address (IN6_ADDR_GEN_MODE_NONE, kernel 3.17)."""
+
 NTF_PROXY = 8
 _RTM_GETNEIGH = 30
 _DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
 _DONE, _ERROR = 3, 2
 _NDA_DST, _NDA_PROTOCOL = 1, 12
+_CLONE_NEWNET = 0x40000000
+
+T = TypeVar("T")
 
 
 class Netlink:
@@ -35,6 +45,12 @@ class Netlink:
     def route(self) -> Any:
         """The socket itself."""
         return IPRoute()
+
+    def __enter__(self) -> Netlink:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Close the socket if it was opened."""
@@ -99,3 +115,40 @@ def refusals(*forgiven: int) -> Iterator[None]:
             raise TableError(str(error)) from error
     except OSError as error:
         raise TableError(str(error)) from error
+
+
+def inside(netns: int, work: Callable[[], T]) -> T:
+    """Run `work` in the network namespace of an open file, in a thread of its own, so that no other thread is moved.
+
+    Raises what `work` raises, and OSError if the namespace cannot be entered.
+    """
+    results: list[T] = []
+    failures: list[Exception] = []
+
+    def run() -> None:
+        try:
+            if _libc.setns(netns, _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), f"setns: {os.strerror(ctypes.get_errno())}")
+            results.append(work())
+        except Exception as error:  # noqa: BLE001 - carried over to the calling thread, which raises it
+            failures.append(error)
+
+    thread = threading.Thread(target=run, name="netns")
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+    return results[0]
+
+
+@contextlib.contextmanager
+def opened(path: str | Path) -> Iterator[int]:
+    """Open a namespace by path for the length of a `with` block."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
