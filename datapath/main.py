@@ -88,8 +88,7 @@ async def _serve(arguments: argparse.Namespace, places: Places, kernel: Kernel) 
 
 async def _install_when_ready(agent: Agent, places: Places) -> None:
     """The runtime calls a node ready once the configuration is there: not before the first order is in the kernel."""
-    while pod_settings(agent) is None:
-        await asyncio.sleep(0.05)
+    await agent.until(lambda: pod_settings(agent) is not None)
     await asyncio.to_thread(install.install, places)
     log.info("CNI plugin installed", node=agent.node, path=str(places.cni_conf))
 

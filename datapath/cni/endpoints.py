@@ -151,7 +151,9 @@ class EndpointStore:
             if endpoint is None:
                 log.warning("pod link without a record, and its alias tells nothing", device=device, reason=alias)
                 continue
-            log.warning("record of a sandbox rebuilt from its link", device=device, owner=f"Pod/{endpoint.namespace}/{endpoint.name}")
+            log.warning(
+                "record of a sandbox rebuilt from its link", device=device, owner=f"Pod/{endpoint.namespace}/{endpoint.name}"
+            )
             self.add(endpoint)
 
     def forget_dead(self, links: Mapping[str, str], now_s: float) -> None:

@@ -73,4 +73,3 @@ class LinkTable:
         with refusals(ENODEV):
             for index in self._netlink.route.link_lookup(ifname=key):
                 self._netlink.route.link("del", index=index)
-

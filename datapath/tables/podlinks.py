@@ -121,9 +121,7 @@ def _make(netlink: Netlink, link: PodLink, netns: int) -> int:
     # The peer is born in the pod's namespace, so it is never seen, renamed or moved on the host.
     peer = {"ifname": link.device, "address": link.mac, "mtu": link.mtu, "net_ns_fd": netns}
     with refusals(EEXIST):
-        netlink.route.link(
-            "add", ifname=link.host_device, kind="veth", address=POD_GATEWAY_MAC, mtu=link.mtu, peer=peer
-        )
+        netlink.route.link("add", ifname=link.host_device, kind="veth", address=POD_GATEWAY_MAC, mtu=link.mtu, peer=peer)
     index = netlink.index(link.host_device)
     with refusals():
         netlink.route.link("set", index=index, ifalias=link.host_alias, IFLA_AF_SPEC=NO_LINK_LOCAL)
@@ -153,9 +151,7 @@ def _configure_pod(link: PodLink) -> None:
 
 def _add_gateway(route: Any, index: int, version: int, link: PodLink) -> None:
     gateway, family = _GATEWAYS[version], FAMILY[version]
-    route.neigh(
-        "replace", family=family, dst=str(gateway), ifindex=index, lladdr=POD_GATEWAY_MAC, state="permanent"
-    )
+    route.neigh("replace", family=family, dst=str(gateway), ifindex=index, lladdr=POD_GATEWAY_MAC, state="permanent")
     scope = {"scope": _LINK_SCOPE} if version == 4 else {}
     route.route("replace", family=family, dst=f"{gateway}/{gateway.max_prefixlen}", oif=index, **scope)
     metrics = {"metrics": {"mtu": link.default_mtu}} if link.default_mtu else {}

@@ -78,7 +78,5 @@ def node(loaded: Loaded) -> Iterator[Harness]:
         for text, value in ranges.items():
             length, address = mapped_prefix(ip_network(text))
             harness.put("tg_range", fields(prefixlen=length, addr=address), **value)
-        harness.put(
-            "tg_source", 0, ip4=addr("172.30.0.11"), ip6=addr("fd30::11"), port_min=1024, port_max=65535
-        )
+        harness.put("tg_source", 0, ip4=addr("172.30.0.11"), ip6=addr("fd30::11"), port_min=1024, port_max=65535)
         yield harness

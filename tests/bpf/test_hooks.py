@@ -28,7 +28,7 @@ def flow_port(node: Harness, port: int) -> int:
 
 
 def test_quoted_packet_too_big(node: Harness) -> None:
-    """"Fragmentation needed" about a translated packet reaches the pod, and quotes what the pod sent."""
+    """ "Fragmentation needed" about a translated packet reaches the pod, and quotes what the pod sent."""
     begin(node, 4)
     quoted = IP(src=NODE4, dst=WORLD4) / UDP(sport=40000, dport=53)
     error = frame() / IP(src="172.30.0.1", dst=NODE4) / ICMP(type=3, code=4, nexthopmtu=1280) / quoted
@@ -69,9 +69,7 @@ def test_foreign_packets(node: Harness) -> None:
 def test_idle_port_is_taken_over(node: Harness) -> None:
     """A port whose flow has been idle for longer than its time is given to the next pod that wants it."""
     begin(node, 4)
-    key = fields(
-        src=addr(WORLD4), dst=addr(NODE4), sport=flow_port(node, 53), dport=flow_port(node, 40000), proto=17, dir=1
-    )
+    key = fields(src=addr(WORLD4), dst=addr(NODE4), sport=flow_port(node, 53), dport=flow_port(node, 40000), proto=17, dir=1)
     rows = node.rows("tg_flow")
     old = dict(rows[key]) | {"touched": 1, "created": 1}
     node.maps["tg_flow"].put(key, fields(**old))

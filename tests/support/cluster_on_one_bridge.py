@@ -129,9 +129,7 @@ def cluster(tmp: Path, mode: str = "tunnel", **network: Any) -> Iterator[Cluster
             shutil.rmtree(pins, ignore_errors=True)
 
 
-def build(
-    made: Cluster, peer: Peer, peers: tuple[Peer, ...], pins: Path, tmp: Path, network: ClusterNetworkSpec
-) -> None:
+def build(made: Cluster, peer: Peer, peers: tuple[Peer, ...], pins: Path, tmp: Path, network: ClusterNetworkSpec) -> None:
     """Load the programs of one node and apply its first order."""
     state = tmp / peer.node
     state.mkdir(exist_ok=True)

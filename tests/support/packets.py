@@ -83,7 +83,7 @@ class Harness:
         struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=I", context, 40, socket.if_nametoindex(device))
         before = self.counters()
-        verdict, out, _, context_out = libbpf.test_run(self.programs[program], bytes(packet), bytes(context))
+        verdict, out, _, context_out = libbpf.prog_test_run(self.programs[program], bytes(packet), bytes(context))
         after = self.counters()
         counted = [reason for reason in after if after[reason] != before[reason]]
         assert len(counted) == 1, f"a packet is counted exactly once, not {counted}"

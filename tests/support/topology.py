@@ -1,4 +1,4 @@
-"""Machines as network namespaces on one bridge: nodes, pods, and a server outside; made and unmade by the test that needs them."""
+"""Machines as network namespaces on one bridge: nodes, pods, and a server outside."""
 
 from __future__ import annotations
 
