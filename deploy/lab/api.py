@@ -73,8 +73,11 @@ class Api:
         return str(json.loads(self.request("POST", path, body))["status"]["token"])
 
 
-def wait_for(what: str, look: Callable[[], T | None], timeout: float) -> T:
-    """Look again and again until there is something; the error repeats what the last look said."""
+def wait_for(what: str, look: Callable[[], T | None], timeout: float, check: Callable[[], None] = lambda: None) -> T:
+    """Look again and again until there is something; the error repeats what the last look said.
+
+    `check` may give up earlier, by raising what is wrong.
+    """
     until = time.monotonic() + timeout
     trouble = ""
     while True:
@@ -84,6 +87,7 @@ def wait_for(what: str, look: Callable[[], T | None], timeout: float) -> T:
             found, trouble = None, f": {error}"
         if found:
             return found
+        check()
         if time.monotonic() > until:
             raise TimeoutError(f"{what} did not come within {timeout:.0f} s{trouble}")
         time.sleep(POLL)

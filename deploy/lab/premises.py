@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 from tidegate.lab import binaries, network
-from tidegate.lab.api import Api
+from tidegate.lab.api import Api, wait_for
 from tidegate.lab.node import NodePaths
 from tidegate.lab.options import Options
 from tidegate.lab.processes import Daemons
 from tidegate.lab.topology import Topology
+
+T = TypeVar("T")
 
 PROJECT = Path(__file__).parents[2]
 """Where `crds/` and `deploy/` are."""
@@ -70,6 +74,17 @@ class Premises:
     def python(self, module: str, *arguments: str) -> list[str]:
         """Command that runs a module of ours; -P keeps the rooms of a working directory off the import path."""
         return [sys.executable, "-P", "-m", module, *arguments]
+
+    def wait(self, what: str, look: Callable[[], T | None], timeout: float = 60) -> T:
+        """Wait for something, unless a daemon of the lab has ended: then say which, with its last words."""
+        return wait_for(what, look, timeout, self._check_daemons)
+
+    def _check_daemons(self) -> None:
+        for name in self.daemons.names():
+            if not self.daemons.is_running(name):
+                log = self.daemons.logs / f"{name}.log"
+                last = "\n".join(log.read_text().splitlines()[-10:])
+                raise CommandError(f"{name} has ended; the end of {log}:\n{last}")
 
     def kubectl_environment(self) -> dict[str, str]:
         """Environment for kubectl; its cache goes away with the lab."""

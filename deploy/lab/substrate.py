@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tidegate.lab import binaries, control_plane, credentials, images, machine, network, node
-from tidegate.lab.api import wait_for
 from tidegate.lab.premises import Premises, command
 from tidegate.lab.progress import Progress
 from tidegate.lab.topology import CONTROL, Host
@@ -41,7 +40,7 @@ def start(premises: Premises, progress: Progress) -> None:
     with ThreadPoolExecutor() as pool:
         runtimes = [pool.submit(_start_runtime, premises, each, snapshotter) for each in premises.topology.nodes]
         with progress.step("etcd and API server"):
-            wait_for("the API server", lambda: premises.api.request("GET", "/readyz") == "ok", 60)
+            premises.wait("the API server", lambda: premises.api.request("GET", "/readyz") == "ok")
         _start_controllers(premises)
         with progress.step("container runtimes"):
             for runtime in runtimes:
@@ -49,7 +48,7 @@ def start(premises: Premises, progress: Progress) -> None:
     with progress.step(f"{premises.options.nodes} nodes register"):
         for each in premises.topology.nodes:
             _start_kubelet(premises, each)
-        wait_for("every Node object", lambda: _registered(premises), 60)
+        premises.wait("every Node object", lambda: _registered(premises))
         # After the nodes: kube-proxy waits for its own Node object, and backs off meanwhile.
         for each in premises.topology.nodes:
             _start_proxy(premises, each)
@@ -136,14 +135,12 @@ def _start_runtime(premises: Premises, host: Host, snapshotter: str) -> None:
     control = ["ctr", "-a", str(paths.socket), "-n", "k8s.io"]
 
     def answers() -> bool:
-        if not premises.daemons.is_running(name):
-            raise ChildProcessError(f"{name} ended; see {premises.daemons.logs / name}.log")
         return (
             paths.socket.exists()
             and not subprocess.run([*control, "version"], capture_output=True, check=False).returncode
         )
 
-    wait_for(f"containerd of {host.name}", answers, 30)
+    premises.wait(f"containerd of {host.name}", answers)
     image = images.image_file(binaries.cache_directory())
     command(*control, "images", "import", "--snapshotter", snapshotter, str(image))
 
