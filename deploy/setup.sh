@@ -1,17 +1,10 @@
-# Sourced by deploy/lab.sh and tests/run.sh: brings what they need, the distribution's packages and a virtual environment.
+# Sourced in the repository's root by deploy/lab.sh and tests/run.sh: brings distribution packages and .venv.
 #
-#   set_up ROOT "EXTRA PACKAGES" "EXTRA REQUIREMENT FILES"
+#   set_up ["EXTRA PACKAGES" ["EXTRA REQUIREMENT FILES"]]
 #
 # Needs root on Debian 12/13 or Ubuntu 22.04/24.04 and a network. Repeating it takes well under a second.
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
-
-# As root, or through sudo: as_root SCRIPT ARGUMENTS... comes back only when it is root already.
-as_root() {
-    [ "$(id -u)" -ne 0 ] || return 0
-    command -v sudo >/dev/null || { echo "$1: run me as root (there is no sudo here)" >&2; exit 1; }
-    exec sudo -E -H sh "$@"
-}
 
 runtime_packages() {
     echo containerd runc containernetworking-plugins busybox-static bash curl iproute2 nftables iputils-ping \
@@ -48,15 +41,16 @@ install_packages() {
     apt-get update -qq
     # A service that starts by itself would be a second containerd, which the lab neither needs nor wants.
     policy=/usr/sbin/policy-rc.d
+    made_policy=
     if [ ! -e "$policy" ]; then
+        made_policy=$policy
+        trap 'rm -f "$made_policy"' EXIT
         printf '#!/bin/sh\nexit 101\n' >"$policy"
         chmod +x "$policy"
-        trap 'rm -f /usr/sbin/policy-rc.d' EXIT INT TERM
     fi
     # shellcheck disable=SC2086
     DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null
-    trap - EXIT INT TERM
-    if [ -e "$policy" ] && [ "$(wc -l <"$policy")" -eq 2 ] && grep -qx 'exit 101' "$policy"; then rm -f "$policy"; fi
+    if [ -n "$made_policy" ]; then rm -f "$made_policy"; trap - EXIT; fi
 }
 
 find_python() {
@@ -70,30 +64,25 @@ find_python() {
     return 1
 }
 
-# make_environment ROOT REQUIREMENT_FILES...
 make_environment() {
-    root=$1
-    shift
     python=$(find_python)
-    key=$({ echo "$root" "$@"; "$python" --version; cat "$root/setup.cfg" "$@"; } | sha256sum | cut -c1-16)
-    stamp=$root/.venv/.set-up-$key
+    key=$({ pwd -P; "$python" --version; cat setup.cfg "$@"; } | sha256sum | cut -c1-16)
+    stamp=.venv/.set-up-$key
     [ ! -e "$stamp" ] || return 0
     say "making the virtual environment .venv (half a minute, once)"
     # A copied clone brings an environment that points to where it was made.
-    "$root/.venv/bin/python" -c '' 2>/dev/null && grep -qs "$root/.venv" "$root/.venv/bin/activate" || rm -rf "$root/.venv"
-    [ -x "$root/.venv/bin/python" ] || "$python" -m venv "$root/.venv"
-    pip="$root/.venv/bin/python -m pip --disable-pip-version-check -q"
+    if ! grep -qsF "$(pwd -P)/.venv" .venv/bin/activate || ! .venv/bin/python -c ''; then rm -rf .venv; fi
+    [ -d .venv ] || "$python" -m venv .venv
     for file in "$@"; do
-        $pip install --require-hashes -r "$file"
+        .venv/bin/python -m pip --disable-pip-version-check -q install --require-hashes -r "$file"
     done
-    # setuptools is in no lock: it builds the editable install and is not needed afterwards.
-    $pip install --no-deps -e "$root"
+    .venv/bin/python -m pip --disable-pip-version-check -q install --no-deps -e .
     touch "$stamp"
 }
 
 set_up() {
     # shellcheck disable=SC2086
-    install_packages $2
+    install_packages ${1:-}
     # shellcheck disable=SC2086
-    make_environment "$1" "$1/deploy/requirements.txt" $3
+    make_environment deploy/requirements.txt ${2:-}
 }

@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 HTTP_PORT, TCP_PORT, UDP_PORT = 8080, 9000, 9001
 
@@ -135,9 +135,8 @@ async def _lines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 class _Datagrams(asyncio.DatagramProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not isinstance(transport, asyncio.DatagramTransport):
-            raise TypeError(f"{transport!r} carries no datagrams")
-        self._transport = transport
+        # asyncio's own datagram transport is no DatagramTransport before Python 3.12, so isinstance cannot say it.
+        self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
         self._transport.sendto(_answer(addr), addr)

@@ -59,7 +59,7 @@ state = "{paths.state}"
 """
 
 
-def kubelet(paths: NodePaths, lab: str, node: str, pki: Path) -> str:
+def kubelet(paths: NodePaths, node: str, pki: Path) -> str:
     """Render the kubelet's configuration: real in all that Kubernetes sees, off in what would manage this machine."""
     return json.dumps(
         {
@@ -77,7 +77,6 @@ def kubelet(paths: NodePaths, lab: str, node: str, pki: Path) -> str:
             "podLogsDir": str(paths.top / "logs"),
             "volumePluginDir": str(paths.top / "volume-plugins"),
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{cgroup(lab)}",
             "cgroupsPerQOS": False,
             "enforceNodeAllocatable": [],
             "failCgroupV1": False,
@@ -92,11 +91,6 @@ def kubelet(paths: NodePaths, lab: str, node: str, pki: Path) -> str:
         },
         indent=1,
     )
-
-
-def cgroup(lab: str) -> str:
-    """Name the cgroup of a lab's containers, below each hierarchy."""
-    return f"tidegate-lab-{lab}"
 
 
 def kubelet_command(binary: str, paths: NodePaths, node: Host) -> list[str]:

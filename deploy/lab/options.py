@@ -23,7 +23,6 @@ class Options:
     routing: Literal["tunnel", "native"] = "tunnel"
     dual: bool = True
     pod_cidrs: Literal["pool", "node"] = "pool"
-    main_job: bool = True
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):

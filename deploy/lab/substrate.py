@@ -147,7 +147,7 @@ def _start_runtime(premises: Premises, host: Host, snapshotter: str) -> None:
 
 def _start_kubelet(premises: Premises, host: Host) -> None:
     paths = premises.node(host.name)
-    paths.kubelet_config.write_text(node.kubelet(paths, premises.options.name, host.name, premises.pki))
+    paths.kubelet_config.write_text(node.kubelet(paths, host.name, premises.pki))
     paths.kubeconfig.symlink_to(premises.pki / f"{host.name}.kubeconfig")
     run = node.kubelet_command(premises.binaries["kubelet"], paths, host)
     premises.daemons.start(f"kubelet-{host.name}", [*premises.on_node(host.name), *run])

@@ -69,14 +69,25 @@ def unmount(points: Iterable[Path]) -> None:
         subprocess.run(["umount", "--lazy", str(point)], check=True, capture_output=True, text=True)
 
 
-def remove_cgroups(relative: str) -> None:
-    """Remove a tree of empty cgroups in every hierarchy."""
-    roots = [Path("/sys/fs/cgroup"), *(path for path in Path("/sys/fs/cgroup").iterdir() if path.is_dir())]
-    for root in roots:
-        top = root / relative
-        if top.is_dir():
+def containers(directory: Path) -> list[str]:
+    """List the ids of containers that were not deleted in good order."""
+    return sorted({task.name for task in directory.glob("*/state/io.containerd.runtime.v2.task/k8s.io/*")})
+
+
+def remove_cgroups(container_ids: Iterable[str]) -> None:
+    """Remove the empty cgroups of dead containers in every hierarchy; containerd keeps them all in `k8s.io`."""
+    names = set(container_ids)
+    if not names:
+        return
+    hierarchies = [Path("/sys/fs/cgroup"), *(path for path in Path("/sys/fs/cgroup").iterdir() if path.is_dir())]
+    for parent in (hierarchy / "k8s.io" for hierarchy in hierarchies):
+        if not parent.is_dir():
+            continue
+        for top in (parent / name for name in names if (parent / name).is_dir()):
             for folder, _, _ in os.walk(top, topdown=False):
                 os.rmdir(folder)
+        if not any(path.is_dir() for path in parent.iterdir()):
+            parent.rmdir()
 
 
 def remove_tree(directory: Path) -> None:

@@ -6,7 +6,7 @@ import shutil
 import signal
 from pathlib import Path
 
-from tidegate.lab import machine, network, node, sweep
+from tidegate.lab import machine, network, sweep
 from tidegate.lab.options import ROOT
 from tidegate.lab.processes import Daemons, Owned, end
 
@@ -23,13 +23,13 @@ def remove(name: str) -> None:
     # Kubelets first, and only them kindly: what they supervise would be started again.
     daemons.stop([each for each in daemons.names() if not each.startswith("containerd")], signal.SIGTERM, patience=1.0)
     _end_all(name, directory, [found for each in daemons.names() if (found := daemons.find(each))])
-    sockets = sweep.shim_sockets(directory)
+    sockets, containers = sweep.shim_sockets(directory), sweep.containers(directory)
     sweep.unmount(point for point in sweep.mounts_below(directory) if point != directory)
     if left := network.remaining(name):
         network.remove(left)
     for socket in sockets:
         socket.unlink(missing_ok=True)
-    sweep.remove_cgroups(node.cgroup(name))
+    sweep.remove_cgroups(containers)
     if _pins(name).exists():
         shutil.rmtree(_pins(name))
         if not any(_pins(name).parent.iterdir()):
