@@ -61,10 +61,10 @@ class Api:
             return []
         return found
 
-    def apply(self, path: str, body: object) -> None:
-        """Server-side apply one object."""
+    def apply(self, path: str, body: object) -> str:
+        """Server-side apply one object; returns what is stored now."""
         query = "?fieldManager=tidegate-lab&force=true"
-        self.request("PATCH", path + query, body, "application/apply-patch+yaml")
+        return self.request("PATCH", path + query, body, "application/apply-patch+yaml")
 
     def token(self, namespace: str, account: str) -> str:
         """Mint a token of a service account, good for a day."""

@@ -82,7 +82,8 @@ def _build(target: Path, progress: Progress) -> None:
     making = target.with_name(f"{target.name}.part")
     shutil.rmtree(making, ignore_errors=True)
     making.mkdir()
-    command = [go, "build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", _link_flags(), "-o", making / "kube", "."]
+    flags = ["-v", "-trimpath", "-buildvcs=false", "-ldflags", _link_flags()]
+    command = [go, "build", *flags, "-o", str(making / "kube"), "."]
     with progress.step("building Kubernetes (once; about five minutes on two cores)") as step:
         lines = []
         running = subprocess.Popen(command, cwd=_MODULE, stderr=subprocess.PIPE, text=True)
@@ -110,7 +111,8 @@ def _find_go(progress: Progress) -> str:
         if candidate and Path(candidate).exists() and _go_version(candidate) >= _OLDEST_GO:
             return candidate
     with progress.step("installing Go into the virtual environment"):
-        install = [sys.executable, "-m", "pip", "install", "-q", "--require-hashes", "-r", _MODULE / "requirements.txt"]
+        locked = str(_MODULE / "requirements.txt")
+        install = [sys.executable, "-m", "pip", "install", "-q", "--require-hashes", "-r", locked]
         done = subprocess.run(install, capture_output=True, text=True, check=False)
     if done.returncode:
         raise BuildError(f"no Go {_OLDEST_GO[0]}.{_OLDEST_GO[1]} or newer on PATH, and pip brought none: {done.stderr}")

@@ -38,9 +38,9 @@ def run(premises: Premises, progress: Progress) -> bool:
     with progress.step("requests from every pod to every server"):
         policies = [msgspec.convert(each, EgressPolicy) for each in _policies(premises)]
         rows = _ask_everything(premises, pods, policies)
-    progress.say("")
-    progress.say(draw(premises.topology, {gateway: "egress gateway", "control": "Kubernetes' control plane, operator"}))
-    print("\n" + table(["POD", "NODE", "ASKED", "SERVER SAW", "EXPECTED", ""], rows) + "\n", flush=True)
+    notes = {gateway: "egress gateway", "control": "Kubernetes' control plane, Tidegate's operator"}
+    print(f"\n{draw(premises.topology, notes)}\n")
+    print(table(["POD", "NODE", "ASKED", "SERVER SAW", "EXPECTED", ""], rows) + "\n", flush=True)
     for policy in policies:
         print(premises.kubectl("describe", "egresspolicy", policy.metadata.name), flush=True)
     print(how_to_go_on(premises), flush=True)
@@ -135,7 +135,7 @@ def _ask_everything(premises: Premises, pods: Sequence[Any], policies: Sequence[
             rows.append([name, node, target, seen, " or ".join(sorted(wanted)), "ok" if seen in wanted else "WRONG"])
         return rows
 
-    by_place = sorted(pods, key=lambda pod: (pod["metadata"]["labels"]["app"], pod["spec"]["nodeName"]), reverse=True)
+    by_place = sorted(pods, key=lambda pod: (_APPS.index(pod["metadata"]["labels"]["app"]), pod["spec"]["nodeName"]))
     with ThreadPoolExecutor(max_workers=6) as pool:
         return [row for rows in pool.map(ask, by_place) for row in rows]
 

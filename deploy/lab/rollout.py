@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def start(premises: Premises, progress: Progress) -> None:
         apply(premises, manifests(PROJECT))
         for path, body in own_resources(premises).items():
             # A definition is served a moment after it is stored.
-            premises.wait(path, lambda path=path, body=body: premises.api.apply(path, body) or True, 20)
+            premises.wait(path, functools.partial(premises.api.apply, path, body), 20)
         server = f"https://{premises.topology.control.ips[0]}:{control_plane.API_PORT}"
         for account in ("operator", "agent"):
             token = premises.api.token(NAMESPACE, f"tidegate-{account}")
@@ -118,7 +119,7 @@ def condition(resource: Any, kind: str) -> bool:
     for each in resource.get("status", {}).get("conditions", ()):
         if each["type"] == kind:
             generation = resource["metadata"].get("generation", 0)
-            return each["status"] == "True" and each.get("observedGeneration", generation) == generation
+            return bool(each["status"] == "True" and each.get("observedGeneration", generation) == generation)
     return False
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import socket
 import subprocess
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tidegate.lab import binaries, control_plane, credentials, images, machine, network, node
 from tidegate.lab.premises import Premises, command
@@ -22,7 +23,7 @@ def start(premises: Premises, progress: Progress) -> None:
     binaries.ensure(progress)
     _make_directory(premises)
     with progress.step("network, certificates, image"), ThreadPoolExecutor() as pool:
-        waiting = [
+        waiting: list[Future[Any]] = [
             pool.submit(network.build, premises.topology),
             pool.submit(_make_credentials, premises),
             pool.submit(images.image_file, binaries.cache_directory()),
@@ -46,12 +47,12 @@ def start(premises: Premises, progress: Progress) -> None:
             for runtime in runtimes:
                 runtime.result()
     with progress.step(f"{premises.options.nodes} nodes register"):
-        for each in premises.topology.nodes:
-            _start_kubelet(premises, each)
+        for host in premises.topology.nodes:
+            _start_kubelet(premises, host)
         premises.wait("every Node object", lambda: _registered(premises))
         # After the nodes: kube-proxy waits for its own Node object, and backs off meanwhile.
-        for each in premises.topology.nodes:
-            _start_proxy(premises, each)
+        for host in premises.topology.nodes:
+            _start_proxy(premises, host)
 
 
 def _registered(premises: Premises) -> bool:
