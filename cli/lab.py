@@ -41,9 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     routing.add_argument("--tunnel", dest="routing", action="store_const", const="tunnel", default=defaults.routing)
     routing.add_argument("--native", dest="routing", action="store_const", const="native", help="no encapsulation")
     families = up.add_mutually_exclusive_group()
-    families.add_argument(
-        "--dual", dest="dual", action="store_true", default=defaults.dual, help="both families (default)"
-    )
+    families.add_argument("--dual", dest="dual", action="store_true", default=defaults.dual, help="both families (default)")
     families.add_argument("--ipv4-only", dest="dual", action="store_false")
     up.add_argument(
         "--pod-cidrs",

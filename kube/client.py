@@ -29,7 +29,7 @@ class ApiError(Exception):
         self.status, self.reason, self.message = status, reason, message
 
 
-class Unreachable(ConnectionError):  # noqa: N818 (reads as a fact)
+class Unreachable(ConnectionError):
     """No answer came. `kind` says how far we got; after `closed` and `timeout` the server may have done the work."""
 
     def __init__(self, kind: Literal["refused", "tls", "timeout", "closed"], message: str) -> None:

@@ -67,9 +67,7 @@ def node_cidrs(options: Options, pod_cidrs: tuple[str, ...]) -> list[str]:
     """Flags that say whether Kubernetes itself gives nodes their pod ranges."""
     if options.pod_cidrs == "pool":
         return ["--allocate-node-cidrs=false"]
-    masks = [
-        f"--node-cidr-mask-size-ipv{4 if number == 0 else 6}={NODE_MASKS[number]}" for number in range(len(pod_cidrs))
-    ]
+    masks = [f"--node-cidr-mask-size-ipv{4 if number == 0 else 6}={NODE_MASKS[number]}" for number in range(len(pod_cidrs))]
     return ["--allocate-node-cidrs=true", f"--cluster-cidr={','.join(pod_cidrs)}", *masks]
 
 

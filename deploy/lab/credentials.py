@@ -35,9 +35,7 @@ class Authority:
         """Make `file`.crt and `file`.key for a client, and for a server under `hosts`. Returns the two paths."""
         key_file, cert_file = self.directory / f"{file}.key", self.directory / f"{file}.crt"
         key = _new_key(key_file)
-        cert = self._build(
-            _subject(name, groups), key.public_key(), x509.BasicConstraints(ca=False, path_length=None), hosts
-        )
+        cert = self._build(_subject(name, groups), key.public_key(), x509.BasicConstraints(ca=False, path_length=None), hosts)
         cert_file.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
         return cert_file, key_file
 
@@ -67,9 +65,7 @@ class Authority:
             purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
             builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         if hosts:
-            builder = builder.add_extension(
-                x509.SubjectAlternativeName([_alternative(h) for h in hosts]), critical=False
-            )
+            builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(h) for h in hosts]), critical=False)
         return builder.sign(self._key, hashes.SHA256())
 
 

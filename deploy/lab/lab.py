@@ -42,11 +42,7 @@ class Lab:
     def is_up(self) -> bool:
         """Tell whether it came up completely and its API server still lives."""
         known = options.load(self.name)
-        return (
-            known is not None
-            and (known.directory / "up").exists()
-            and self.premises.daemons.is_running("kube-apiserver")
-        )
+        return known is not None and (known.directory / "up").exists() and self.premises.daemons.is_running("kube-apiserver")
 
     def down(self) -> None:
         """Remove every trace of it; nothing happens when there is none."""

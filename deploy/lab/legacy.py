@@ -110,9 +110,7 @@ async def _http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     try:
         while (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET "):
             body = _answer(writer.get_extra_info("peername"))
-            writer.write(
-                b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-            )
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         pass  # the client has what it wanted

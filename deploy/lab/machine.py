@@ -31,9 +31,7 @@ def prepare() -> None:
     """Raise the limits that a lab needs, after noting what they and the kubelet's settings were."""
     options.ROOT.mkdir(parents=True, exist_ok=True)
     if not _BEFORE.exists():
-        _BEFORE.write_text(
-            json.dumps({name: _setting(name).read_text().strip() for name in (*_KUBELET_SETS, _INOTIFY)})
-        )
+        _BEFORE.write_text(json.dumps({name: _setting(name).read_text().strip() for name in (*_KUBELET_SETS, _INOTIFY)}))
     if int(_setting(_INOTIFY).read_text()) < _LEAST_INOTIFY:
         _setting(_INOTIFY).write_text(str(_LEAST_INOTIFY))
     bpffs = Path("/sys/fs/bpf")

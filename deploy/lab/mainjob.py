@@ -113,9 +113,7 @@ def _in_force(premises: Premises) -> bool:
 
 
 def _ask_everything(premises: Premises, pods: Sequence[Any], policies: Sequence[EgressPolicy]) -> list[list[str]]:
-    labels = {
-        each["metadata"]["name"]: each["metadata"].get("labels", {}) for each in premises.api.items("/api/v1/nodes")
-    }
+    labels = {each["metadata"]["name"]: each["metadata"].get("labels", {}) for each in premises.api.items("/api/v1/nodes")}
     namespace = premises.api.get(f"/api/v1/namespaces/{NAMESPACE}")["metadata"]["labels"]
     addresses = {node.name: node.ips for node in premises.topology.nodes}
     targets = [address for server in premises.topology.servers for address in server.ips]

@@ -77,9 +77,7 @@ class Daemons:
         if keep_fd is not None:
             actions.append((os.POSIX_SPAWN_DUP2, keep_fd, 3))
         # Not Popen: its object complains when a daemon outlives it, which is what daemons are for.
-        pid = os.posix_spawnp(
-            command[0], list(command), {**os.environ, **(environment or {})}, file_actions=actions, setsid=True
-        )
+        pid = os.posix_spawnp(command[0], list(command), {**os.environ, **(environment or {})}, file_actions=actions, setsid=True)
         owned = identify(pid)
         if owned is None:
             raise ChildProcessError(f"{name} ended at once; see {log}")

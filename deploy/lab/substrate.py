@@ -34,9 +34,7 @@ def start(premises: Premises, progress: Progress) -> None:
     for server in premises.topology.servers:
         log = premises.directory / f"{server.name}.syn.log"
         log.touch()
-        premises.daemons.start(
-            server.name, [*premises.inside(server.name), *premises.python("tidegate.lab.legacy", str(log))]
-        )
+        premises.daemons.start(server.name, [*premises.inside(server.name), *premises.python("tidegate.lab.legacy", str(log))])
     snapshotter = _snapshotter(premises.directory)
     with ThreadPoolExecutor() as pool:
         runtimes = [pool.submit(_start_runtime, premises, each, snapshotter) for each in premises.topology.nodes]
@@ -95,9 +93,7 @@ def _start_control_plane(premises: Premises) -> None:
     # Opened here, so in this machine's namespace; used by a process in the control plane's.
     with socket.create_server(("127.0.0.1", 0)) as listener:
         premises.port = listener.getsockname()[1]
-        forward = premises.python(
-            "tidegate.lab.forwarder", premises.topology.control.ips[0], str(control_plane.API_PORT)
-        )
+        forward = premises.python("tidegate.lab.forwarder", premises.topology.control.ips[0], str(control_plane.API_PORT))
         premises.daemons.start("forwarder", [*inside, *forward], keep_fd=listener.fileno())
     user = credentials.certificate_user(pki / "admin.crt", pki / "admin.key")
     write_kubeconfig(premises.kubeconfig, f"https://127.0.0.1:{premises.port}", premises, user)
@@ -136,10 +132,7 @@ def _start_runtime(premises: Premises, host: Host, snapshotter: str) -> None:
     control = ["ctr", "-a", str(paths.socket), "-n", "k8s.io"]
 
     def answers() -> bool:
-        return (
-            paths.socket.exists()
-            and not subprocess.run([*control, "version"], capture_output=True, check=False).returncode
-        )
+        return paths.socket.exists() and not subprocess.run([*control, "version"], capture_output=True, check=False).returncode
 
     premises.wait(f"containerd of {host.name}", answers)
     image = images.image_file(binaries.cache_directory())

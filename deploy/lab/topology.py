@@ -82,8 +82,7 @@ class Topology:
         lines = [f"netns add {name}" for name in self.namespaces]
         lines.append(f"link add bridge netns {self.namespace(SWITCH)} type bridge forward_delay 0 stp_state 0")
         lines += [
-            f"link add eth0 netns {self.namespace(host.name)} type veth "
-            f"peer name {host.name} netns {self.namespace(host.peer)}"
+            f"link add eth0 netns {self.namespace(host.name)} type veth peer name {host.name} netns {self.namespace(host.peer)}"
             for host in self.plugged
         ]
         return lines

@@ -98,9 +98,7 @@ def test_manifests_put_definitions_first_and_leave_workloads_out(tmp_path: Path)
     for folder in ("crds", "deploy/manifests"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "crds/a.yaml").write_text("kind: CustomResourceDefinition\n---\n")
-    (tmp_path / "deploy/manifests/a.yaml").write_text(
-        "kind: Deployment\n---\nkind: ClusterRole\n---\nkind: Namespace\n"
-    )
+    (tmp_path / "deploy/manifests/a.yaml").write_text("kind: Deployment\n---\nkind: ClusterRole\n---\nkind: Namespace\n")
     kinds = [document["kind"] for document in rollout.manifests(tmp_path)]
     assert kinds == ["Namespace", "CustomResourceDefinition", "ClusterRole"]
 
