@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path as File
 
+from cluster_on_one_bridge import cluster, gateway, pod_addresses, rule
 from topology import POD_MAC, Topology, topology
 
 POD_A, POD_A6 = "10.40.1.2", "fd40:0:0:1::2"
@@ -71,12 +73,11 @@ def _translated(t: Topology) -> None:
     """nftables translates on node2."""
     t.sh(
         "node2",
-        f"""nft -f - <<END
-        table inet nat {{ chain post {{ type nat hook postrouting priority srcnat;
-            oifname eth0 ip saddr {POD_A} snat ip to 172.30.0.12
-            oifname eth0 ip6 saddr {POD_A6} snat ip6 to fd30::12
-        }} }}
-END
+        f"""
+        nft add table inet nat
+        nft 'add chain inet nat post {{ type nat hook postrouting priority srcnat; }}'
+        nft add rule inet nat post oifname eth0 ip saddr {POD_A} snat ip to 172.30.0.12
+        nft add rule inet nat post oifname eth0 ip6 saddr {POD_A6} snat ip6 to fd30::12
         """,
     )
 
@@ -95,23 +96,31 @@ EGRESS: dict[str, Callable[[Topology], None]] = {"plain2": _routed, "nft2": _nft
 POD_TO_POD: dict[str, Callable[[Topology], None]] = {"rt-pp": _routed, "vx-pp": _tunnelled}
 
 
-def _path(name: str, t: Topology, is_egress: bool) -> Path:
-    if is_egress:
-        return Path(name, t, "poda", "server", {4: OUTSIDE, 6: OUTSIDE6})
-    return Path(name, t, "poda", "podb", {4: POD_B, 6: POD_B6})
-
-
 @contextmanager
-def build(ours: dict[str, tuple[Callable[[Topology], None], bool]]) -> Iterator[list[Path]]:
-    """Build every path side by side; `ours` maps a name to its builder and whether the path leads outside."""
+def build(scratch: File) -> Iterator[list[Path]]:
+    """Build every path side by side, plain Linux and Tidegate's in both routing modes."""
     made: list[Path] = []
     with ExitStack() as stack:
-        for name, (builder, is_egress) in {
-            **{name: (builder, True) for name, builder in EGRESS.items()},
-            **{name: (builder, False) for name, builder in POD_TO_POD.items()},
-            **ours,
-        }.items():
-            t = stack.enter_context(topology(2, f"tgb{len(made)}"))
-            builder(t)
-            made.append(_path(name, t, is_egress))
+        for name, builder in (EGRESS | POD_TO_POD).items():
+            machines = stack.enter_context(topology(2, f"tgb{len(made)}"))
+            builder(machines)
+            address = {4: OUTSIDE, 6: OUTSIDE6} if name in EGRESS else {4: POD_B, 6: POD_B6}
+            made.append(Path(name, machines, "poda", "server" if name in EGRESS else "podb", address))
+        for mode in ("tunnel", "native"):
+            nodes = stack.enter_context(cluster(scratch, mode, f"tgb{len(made)}"))
+            nodes.hold("node2", "172.30.0.200", "fd30::200")
+            receipts = nodes.apply(rules=(rule("web", 7, [gateway(2, "172.30.0.200", "fd30::200")]),))
+            assert not any(receipt.failures for receipt in receipts.values())
+            far = dict(zip((4, 6), pod_addresses("far"), strict=True))
+            made.append(Path(f"tidegate-egress-{mode}", nodes.machines, "web", "server", {4: OUTSIDE, 6: OUTSIDE6}))
+            made.append(Path(f"tidegate-pp-{mode}", nodes.machines, "web", "far", far))
         yield made
+
+
+PEERS = {
+    "tidegate-egress-tunnel": "vxnft",
+    "tidegate-egress-native": "vxnft",
+    "tidegate-pp-tunnel": "vx-pp",
+    "tidegate-pp-native": "rt-pp",
+}
+"""What each of Tidegate's paths is compared with: the same work done by the kernel alone."""

@@ -97,10 +97,10 @@ def _pod(name: str) -> LocalPod:
 
 
 @contextlib.contextmanager
-def cluster(tmp: Path, mode: str = "tunnel", **network: Any) -> Iterator[Cluster]:
+def cluster(tmp: Path, mode: str = "tunnel", prefix: str = "tgt", **network: Any) -> Iterator[Cluster]:
     """Two nodes with two pods each, in the given routing mode."""
-    pins = Path(f"/sys/fs/bpf/tidegate-netns-{os.getpid()}-{tmp.name}")
-    with topology(2) as machines:
+    pins = Path(f"/sys/fs/bpf/{prefix}-{os.getpid()}-{mode}")
+    with topology(2, prefix) as machines:
         made = Cluster(machines)
         try:
             for name, (node, _) in PODS.items():
