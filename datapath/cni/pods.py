@@ -96,7 +96,9 @@ class Pods:
             if endpoint is None:
                 addresses = self._reserve(settings)
                 try:
-                    endpoint = await self._run(self._connect, _endpoint(request, addresses, settings, self._links.prefix), settings)
+                    endpoint = await self._run(
+                        self._connect, _endpoint(request, addresses, settings, self._links.prefix), settings
+                    )
                 finally:
                     self._reserved.difference_update(addresses)
             elif await self._run(self._links.check, _link(endpoint, settings)):
@@ -232,9 +234,7 @@ class Pods:
 _NOT_READY = "the agent has no pod ranges for it; is the operator running, and does an IPPool select this node?"
 
 
-def _endpoint(
-    request: Request, addresses: Iterable[Address], settings: PodSettings, prefix: str
-) -> Endpoint:
+def _endpoint(request: Request, addresses: Iterable[Address], settings: PodSettings, prefix: str) -> Endpoint:
     container_id, ifname = request.attachment.container_id, request.attachment.ifname
     return Endpoint(
         container_id=container_id,

@@ -95,7 +95,7 @@ async def respond(raw: bytes, pods: Sandboxes) -> tuple[int, bytes]:
     except CniError as error:
         log.info("CNI request refused", code=int(error.code), reason=str(error))
         return 1, spec.render_error(version, error)
-    except Exception as error:  # noqa: BLE001 - the runtime must get an answer in the form it can read
+    except Exception as error:
         log.exception("CNI request failed", bug=True)
         return 1, spec.render_error(version, CniError(Code.BUG, "internal error of the agent", repr(error)))
 

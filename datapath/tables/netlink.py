@@ -37,7 +37,9 @@ class NetlinkError(TableError):
     """The kernel refused; `errno` says why."""
 
     def __init__(self, code: int, message: str = "") -> None:
-        super().__init__(f"{os.strerror(code)} ({errno.errorcode.get(code, code)})" + (f": {message}" if message else ""))
+        super().__init__(
+            f"{os.strerror(code)} ({errno.errorcode.get(code, code)})" + (f": {message}" if message else "")
+        )
         self.errno = code
 
 
@@ -129,7 +131,8 @@ class Netlink:
         first = self._sequence + 1
         self._sequence += len(requests)
         self._socket.sendto(
-            b"".join(rtnl.message(kind, flags, first + at, body) for at, (kind, flags, body) in enumerate(requests)), (0, 0)
+            b"".join(rtnl.message(kind, flags, first + at, body) for at, (kind, flags, body) in enumerate(requests)),
+            (0, 0),
         )
         bodies: list[bytes] = []
         errors: dict[int, NetlinkError | None] = {}

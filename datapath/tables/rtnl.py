@@ -38,7 +38,16 @@ INET6_ADDR_GEN_MODE, ADDR_GEN_NONE = 8, 1
 IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
 IFA_F_SECONDARY, IFA_F_NODAD, IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE = 0x1, 0x2, 0x8, 0x20, 0x40
 
-RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH, RTA_TABLE = 1, 4, 5, 6, 7, 8, 9, 15
+RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_METRICS, RTA_MULTIPATH, RTA_TABLE = (
+    1,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    15,
+)
 RTAX_MTU, RTNH_ONLINK = 2, 4
 RTN_UNICAST, RTN_LOCAL = 1, 2
 SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_HOST = 0, 253, 254
@@ -156,7 +165,9 @@ def ifaddr(family: int, prefixlen: int = 0, flags: int = 0, scope: int = 0, inde
     return struct.pack("=BBBBI", family, prefixlen, flags, scope, index)
 
 
-def rt(family: int, prefixlen: int = 0, table: int = 0, protocol: int = 0, scope: int = 0, kind: int = 0, flags: int = 0) -> bytes:
+def rt(
+    family: int, prefixlen: int = 0, table: int = 0, protocol: int = 0, scope: int = 0, kind: int = 0, flags: int = 0
+) -> bytes:
     """Return `struct rtmsg`; a table above 255 goes into RTA_TABLE."""
     return struct.pack("=BBBBBBBBI", family, prefixlen, 0, 0, table if table < 256 else 0, protocol, scope, kind, flags)
 

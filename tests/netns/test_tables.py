@@ -161,17 +161,20 @@ def test_damage_is_put_right(netlink: Netlink) -> None:
         receipt = reconcile(every, rows)
         assert receipt.failures == [], script
         assert {table.name: dict(table.read()) for table in every} == {
-            name: {row.key: row.value for row in rows if row.table == name} for name in ("links", "rules", "routes", "neighbours")
+            name: {row.key: row.value for row in rows if row.table == name}
+            for name in ("links", "rules", "routes", "neighbours")
         }, script
         again = reconcile(every, rows)
         assert (again.puts, again.drops) == ({}, {}), script
-    assert [line for line in snapshot().splitlines() if "176" in line] == [line for line in before.splitlines() if "176" in line]
+    assert [line for line in snapshot().splitlines() if "176" in line] == [
+        line for line in before.splitlines() if "176" in line
+    ]
 
 
 def test_refusals_are_explained(netlink: Netlink) -> None:
     """What the kernel refuses is a TableError in the kernel's words."""
     every = tables(netlink)
-    with pytest.raises(TableError, match="No such device.*nowhere"):
+    with pytest.raises(TableError, match=r"No such device.*nowhere"):
         every["routes"][0].put(ip_network("10.0.0.0/24"), Route("nowhere"))
     with pytest.raises(TableError, match=r"ENETUNREACH.*invalid gateway"):
         every["routes"][0].put(ip_network("10.0.0.0/24"), Route("up0", IPv4Address("198.51.100.1")))
