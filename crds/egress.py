@@ -17,7 +17,7 @@ class PodSelection(Model):
 
 
 class GatewaySelection(Model):
-    """Nodes that may be the gateway, and the address they give: of `interface`, one of `egressIPs`, or the node's own."""
+    """Nodes that may be the gateway, and what they send with: `egressIPs`, an address of `interface`, or their own."""
 
     nodeSelector: LabelSelector
     interface: str = ""

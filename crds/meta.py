@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, dataclass_transform
 
 import msgspec
 
@@ -12,6 +12,8 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 
+# Types only: tells type checkers that subclasses inherit frozen and kw_only, as msgspec itself does.
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 class Model(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A value of the vocabulary: immutable, with unset fields left out when encoded."""
 

@@ -1,4 +1,4 @@
-"""`NodeState`, the wire to one node: the operator writes `spec` (the order), its agent writes `status` (the receipt)."""
+"""`NodeState`, the wire to one node: the operator writes `spec` (the order), its agent `status` (the receipt)."""
 
 from __future__ import annotations
 

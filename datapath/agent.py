@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -13,10 +12,11 @@ import structlog
 
 from tidegate.crds.cluster_state import ClusterState
 from tidegate.crds.meta import API_VERSION
-from tidegate.crds.node_state import InterfaceFact, NodeState, NodeStateStatus, PolicyReceipt
 from tidegate.crds.node_state import Failure as FailureReceipt
+from tidegate.crds.node_state import InterfaceFact, NodeState, NodeStateStatus, PolicyReceipt
 from tidegate.datapath import inputs as inputs_module
 from tidegate.datapath.cni.endpoints import Endpoint
+from tidegate.datapath.cni.pods import ProgrammingFailed
 from tidegate.datapath.facts import Facts
 from tidegate.datapath.inputs import Inputs, Labelled
 from tidegate.datapath.kernel import Kernel
@@ -38,10 +38,6 @@ KNOWN_WAIT_S = 5.0
 """How long CNI ADD waits for the labels of a pod. Then the pod starts, but may not leave the cluster until they are there."""
 
 PROGRAMMED_WAIT_S = 20.0
-
-
-class ProgrammingFailed(Exception):
-    """A pod's rows could not be put into the kernel; the message says which and why."""
 
 
 class Agent:
@@ -119,7 +115,7 @@ class Agent:
             self._wake.clear()
             try:
                 await self._pass()
-            except Exception:  # noqa: BLE001 - the outermost loop: one bad pass must not end the agent
+            except Exception:
                 log.exception("pass failed", bug=True, node=self.node)
                 await asyncio.sleep(1)
 
@@ -156,6 +152,11 @@ class Agent:
             self._published = body
         except (ApiError, OSError) as error:
             log.warning("receipt not written; the next pass tries again", node=self.node, reason=str(error))
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Return once `condition` holds after a pass."""
+        async with self._passed:
+            await self._passed.wait_for(condition)
 
     async def programmed(self, endpoint: Endpoint) -> None:
         """Return when the pod's rows are in the kernel. Raises ProgrammingFailed; called as the last step of CNI ADD."""
@@ -207,8 +208,6 @@ def status(order: Order, inputs: Inputs, facts: Facts, receipt: Receipt) -> Node
         ],
         heldAddresses=held,
         policies=[PolicyReceipt(name=name, matchedPods=count) for name, count in matched.items() if count],
-        failures=[
-            FailureReceipt(owner=f.owner, table=f.table, key=f.key, message=f.message) for f in receipt.failures[:50]
-        ],
+        failures=[FailureReceipt(owner=f.owner, table=f.table, key=f.key, message=f.message) for f in receipt.failures[:50]],
         podAddresses=sum(len(pod.addresses) for pod in order.pods),
     )

@@ -76,10 +76,7 @@ def read_facts(
 
     Raises `NetlinkError` if the kernel refuses an answer.
     """
-    links = [
-        _link(body)
-        for body in netlink.dump(rtnl.GETLINK, rtnl.ifinfo() + rtnl.u32(rtnl.IFLA_EXT_MASK, rtnl.SKIP_STATS))
-    ]
+    links = [_link(body) for body in netlink.dump(rtnl.GETLINK, rtnl.ifinfo() + rtnl.u32(rtnl.IFLA_EXT_MASK, rtnl.SKIP_STATS))]
     ours = {link.name: link.ifindex for link in links if link.name.startswith(owned.devicePrefix)}
     foreign = [link for link in links if link.name not in ours]
     usable, own = _addresses(netlink, {link.ifindex for link in foreign})
@@ -185,9 +182,7 @@ def _addresses(netlink: Netlink, devices: set[int]) -> tuple[dict[int, list[Addr
         is_ula = address.version == 6 and address in _ULA
         rank = (address.version, 2 * bool(flags & rtnl.IFA_F_SECONDARY) + is_ula, place, address)
         ranked.setdefault(index, []).append(rank)
-    usable = {
-        index: [address for *_, address in sorted(ranks, key=lambda rank: rank[:3])] for index, ranks in ranked.items()
-    }
+    usable = {index: [address for *_, address in sorted(ranks, key=lambda rank: rank[:3])] for index, ranks in ranked.items()}
     return usable, tuple(dict.fromkeys(own))
 
 

@@ -75,8 +75,7 @@ def status(agent: Agent) -> Status:
         synced=agent.is_synced,
         passes=agent.passes,
         pods=[
-            PodStatus(f"{pod.namespace}/{pod.name}", pod.device, [str(a) for a in pod.addresses], pod.is_known)
-            for pod in pods
+            PodStatus(f"{pod.namespace}/{pod.name}", pod.device, [str(a) for a in pod.addresses], pod.is_known) for pod in pods
         ],
         failures=[f"{f.owner}: {f.table} {f.key}: {f.message}" for f in agent.receipt.failures],
         counters={name: count for name, count in agent.kernel.counters().items() if count},

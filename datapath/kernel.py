@@ -14,6 +14,7 @@ from tidegate.datapath.order import Order
 from tidegate.datapath.owned import Places
 from tidegate.datapath.programs import Loaded
 from tidegate.datapath.table import Receipt, Table, reconcile
+from tidegate.datapath.tables.announcements import AnnouncementTable
 from tidegate.datapath.tables.links import LinkTable
 from tidegate.datapath.tables.maps import ArrayTable, MapTable
 from tidegate.datapath.tables.neighbours import NeighbourTable
@@ -35,12 +36,17 @@ class Kernel:
         self.loaded = loaded
         self._lock = threading.Lock()
         self._netlink = Netlink()
+        self._announcements = AnnouncementTable()
         self._maps = [
             (ArrayTable if name in _ARRAYS else MapTable)(loaded.maps / name, loaded.layout.maps[name])
             for name in DEPENDENCY_ORDER
             if name.startswith("tg_")
         ]
         self._counter = libbpf.obj_get(loaded.maps / "tg_counter")
+
+    def close(self) -> None:
+        """Close the netlink socket; the tables stay as they are."""
+        self._netlink.close()
 
     def _tables(self, order: Order) -> Sequence[Table]:
         owned = order.network.owned
@@ -52,6 +58,7 @@ class Kernel:
             RuleTable(self._netlink, owned),
             RouteTable(self._netlink, owned),
             NeighbourTable(self._netlink, owned),
+            self._announcements,
             *self._maps,
             ProgramTable(attachments, self.loaded.programs),
         ]
@@ -60,14 +67,16 @@ class Kernel:
     def apply(self, order: Order, *, may_drop: bool) -> tuple[Facts, Receipt]:
         """Make every table match `order`; return the facts that it was lowered with and the receipt."""
         with self._lock:
-            tables = self._tables(order)
-            facts = self.read_facts(order)
-            receipt = reconcile(tables, lower(order, facts), may_drop=may_drop)
+            facts, receipt = self._pass(order, may_drop)
             if receipt.puts.get("links"):
                 # Rows that name a device's index could not be written before there was one.
-                facts = self.read_facts(order)
-                receipt = reconcile(tables, lower(order, facts), may_drop=may_drop)
+                facts, receipt = self._pass(order, may_drop)
             return facts, receipt
+
+    def _pass(self, order: Order, may_drop: bool) -> tuple[Facts, Receipt]:
+        facts = self.read_facts(order)
+        rows = lower(order, facts)
+        return facts, reconcile(self._tables(order), rows, may_drop=may_drop)
 
     def read_facts(self, order: Order) -> Facts:
         """Read what only this node knows."""

@@ -15,6 +15,7 @@ DEPENDENCY_ORDER = (
     "rules",
     "routes",
     "neighbours",
+    "announcements",
     "tg_config",
     "tg_range",
     "tg_source",

@@ -25,6 +25,8 @@ from tidegate.kube.lease import heartbeat
 
 log = structlog.get_logger()
 
+_SIZES = programs.Sizes()
+
 EXIT_UNFIT = 3
 """The machine lacks something that a person must bring."""
 
@@ -38,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cni-conf-dir", type=Path, default=Path("/etc/cni/net.d"))
     parser.add_argument("--cni-bin-dir", type=Path, default=Path("/opt/cni/bin"))
     parser.add_argument("--http", default="127.0.0.1:9976", help="address:port of health and metrics")
-    parser.add_argument("--max-pods", type=int, default=programs.Sizes.TG_MAX_PODS)
-    parser.add_argument("--max-ranges", type=int, default=programs.Sizes.TG_MAX_RANGES)
-    parser.add_argument("--max-policies", type=int, default=programs.Sizes.TG_MAX_POLICIES)
-    parser.add_argument("--max-flows", type=int, default=programs.Sizes.TG_MAX_FLOWS)
+    parser.add_argument("--max-pods", type=int, default=_SIZES.TG_MAX_PODS)
+    parser.add_argument("--max-ranges", type=int, default=_SIZES.TG_MAX_RANGES)
+    parser.add_argument("--max-policies", type=int, default=_SIZES.TG_MAX_POLICIES)
+    parser.add_argument("--max-flows", type=int, default=_SIZES.TG_MAX_FLOWS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -64,7 +66,8 @@ async def _serve(arguments: argparse.Namespace, places: Places, kernel: Kernel) 
     client = await connect(arguments.kubeconfig)
     store = EndpointStore(places.endpoints)
     agent = Agent(arguments.node, kernel, client, store.list)
-    pods = Pods(store, lambda: pod_settings(agent), agent.programmed, agent.changed)
+    # In a thread, since netlink cannot be used beside a running event loop.
+    pods = await asyncio.to_thread(Pods, store, lambda: pod_settings(agent), agent.programmed, agent.changed)
     host, _, port = arguments.http.rpartition(":")
     runner = web.AppRunner(health.application(agent), access_log=None)
     await runner.setup()
@@ -86,8 +89,7 @@ async def _serve(arguments: argparse.Namespace, places: Places, kernel: Kernel) 
 
 async def _install_when_ready(agent: Agent, places: Places) -> None:
     """The runtime calls a node ready once the configuration is there: not before the first order is in the kernel."""
-    while pod_settings(agent) is None:
-        await asyncio.sleep(0.05)
+    await agent.until(lambda: pod_settings(agent) is not None)
     await asyncio.to_thread(install.install, places)
     log.info("CNI plugin installed", node=agent.node, path=str(places.cni_conf))
 

@@ -47,11 +47,11 @@ class Order:
     """The operator's order for `node`, and the node's pods."""
 
     node: str
-    network: ClusterNetworkSpec = ClusterNetworkSpec()
+    network: ClusterNetworkSpec = field(default_factory=ClusterNetworkSpec)
     cluster_cidrs: tuple[str, ...] = ()
     peers: tuple[Peer, ...] = ()
     rules: tuple[EgressRule, ...] = ()
-    state: NodeStateSpec = NodeStateSpec()
+    state: NodeStateSpec = field(default_factory=NodeStateSpec)
     node_labels: Mapping[str, str] = field(default_factory=dict)
     pods: tuple[LocalPod, ...] = ()
 

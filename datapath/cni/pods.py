@@ -33,7 +33,7 @@ _GATEWAYS = {4: ip_address(POD_GATEWAY_V4), 6: ip_address(POD_GATEWAY_V6)}
 _WORKERS = 4
 
 
-class ProgrammingFailed(Exception):  # noqa: N818 - named like the condition's reason
+class ProgrammingFailed(Exception):
     """A pod's rows are not in the kernel; the message says which and why."""
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 from tidegate.crds.cluster_state import EgressRule, RuleGateway
 from tidegate.crds.egress import PodSelection
 from tidegate.crds.precedence import compile_rules
-from tidegate.crds.rendezvous import gateway_slots
+from tidegate.crds.rendezvous import SLOTS, gateway_slots
 from tidegate.datapath.facts import Facts
 from tidegate.datapath.layout import Fields, fields
 from tidegate.datapath.order import Address, LocalPod, Network, Order, mapped, mapped_prefix, of_version
@@ -23,8 +24,8 @@ _PATH_ALLOW = 1
 
 def lower(order: Order, facts: Facts) -> Iterator[Row]:
     """Yield the rows of all policies that concern this node: as the home of selected pods, or as their gateway."""
-    for rules in {matching(order, pod) for pod in order.pods if pod.is_known} - {()}:
-        yield from _class_rows(rules)
+    for number, compiled in {kind.number: kind.compiled for kind in classes(order).values()}.items():
+        yield from _class_rows(number, compiled)
     for rule in order.rules:
         owner = f"EgressPolicy/{rule.name}"
         yield Row("tg_path", fields(value=rule.number), _path(order, rule), owner)
@@ -52,39 +53,59 @@ def _selects(part: PodSelection, order: Order, pod: LocalPod) -> bool:
     return all(selector is None or selector.matches(labels or {}) for selector, labels in asked)
 
 
-def policy_class(order: Order, pod: LocalPod) -> int:
-    """Name the set of rules that select a pod by their compiled contents; 0 is the empty set.
+@dataclass(frozen=True, slots=True)
+class PolicyClass:
+    """The compiled rules that a set of pods shares. `number` is a digest of them.
 
-    A digest, so that a change of contents is a new class: it is filled first and the pods switch to it in one step.
+    A change of contents is therefore a new class: it is filled first, and the pods switch to it in one step.
     """
-    rules = matching(order, pod) if pod.is_known else ()
-    return class_number(compile_rules(rules)) if rules else 0
+
+    number: int
+    compiled: Mapping[Network, EgressRule | None]
 
 
-def class_number(compiled: dict[Network, EgressRule | None]) -> int:
-    """Digest compiled rules into 32 bits that are not zero."""
+def classes(order: Order) -> dict[str, PolicyClass]:
+    """Return the class of every pod that a rule selects, by the pod's owner name. Pods that are not known have none."""
+    made: dict[tuple[int, ...], PolicyClass] = {}
+    found = {}
+    for pod in order.pods:
+        rules = matching(order, pod) if pod.is_known else ()
+        if rules:
+            key = tuple(rule.number for rule in rules)
+            if key not in made:
+                compiled = compile_rules(rules)
+                made[key] = PolicyClass(_digest(compiled), compiled)
+            found[pod.owner] = made[key]
+    return found
+
+
+def _digest(compiled: Mapping[Network, EgressRule | None]) -> int:
+    """Digest compiled rules into 32 bits that are not zero: zero is the class of pods without a policy."""
     lines = sorted(f"{prefix} {rule.number if rule else 0}" for prefix, rule in compiled.items())
     digest = hashlib.blake2b("\n".join(lines).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little") or 1
 
 
-def _class_rows(rules: tuple[EgressRule, ...]) -> Iterator[Row]:
-    compiled = compile_rules(rules)
-    number = class_number(compiled)
+def _class_rows(number: int, compiled: Mapping[Network, EgressRule | None]) -> Iterator[Row]:
     for prefix, rule in compiled.items():
         length, addr = mapped_prefix(prefix)
         key = fields(prefixlen=32 + length, policy_class=number, addr=addr)
-        owner = f"EgressPolicy/{(rule or rules[0]).name}"
+        owner = f"EgressPolicy/{rule.name}" if rule else ""
         yield Row("tg_egress", key, fields(number=rule.number if rule else 0), owner)
 
 
 def _path(order: Order, rule: EgressRule) -> Fields:
     """The gateways of a rule as 64 slots; a pod's slot picks one. This node stands there as the zero address."""
-    members = b"".join(
-        bytes(16) if gateway.node == order.node else mapped(ip_address(gateway.endpoint)) for gateway in rule.gateways
+    chosen = gateway_slots(rule.gateways)
+    # However many gateways there are, no more than 64 of them have a slot.
+    members = sorted(set(chosen))
+    packed = b"".join(
+        bytes(16) if gateway.node == order.node else mapped(ip_address(gateway.endpoint))
+        for gateway in (rule.gateways[index] for index in members)
     )
-    slots = bytes(gateway_slots(rule.gateways)) or bytes([_SLOT_EMPTY]) * 64
-    return fields(slot=slots, gateway=members.ljust(1024, b"\0"), flags=_PATH_ALLOW if rule.whenNoGateway == "Allow" else 0)
+    slots = bytes(members.index(index) for index in chosen) or bytes([_SLOT_EMPTY]) * SLOTS
+    flags = _PATH_ALLOW if rule.whenNoGateway == "Allow" else 0
+    return fields(slot=slots, gateway=packed.ljust(16 * SLOTS, b"\0"), flags=flags)
 
 
 def _source(order: Order, facts: Facts, gateway: RuleGateway) -> Fields:
@@ -110,12 +131,13 @@ def _source_fields(order: Order, own: tuple[Address, ...], ifindex: int) -> Fiel
 
 
 def _answer_for(address: Address, interface: str, facts: Facts, owner: str) -> Iterator[Row]:
-    """Let the node answer for an address that is on none of its devices.
+    """Let the node answer for an address that is on none of its devices, and say so to the neighbours.
 
     A local route makes IPv4 answer ARP for it; IPv6 answers neighbour solicitations only for proxy entries.
     """
     yield Row("routes", ip_network(address), Route(device="lo", kind="local"), owner)
-    if address.version == 6:
-        for device in [interface] if interface else [uplink.name for uplink in facts.uplinks]:
+    for device in [interface] if interface else [uplink.name for uplink in facts.uplinks]:
+        if address.version == 6:
             yield Row("sysctls", f"net/ipv6/conf/{device}/proxy_ndp", "1", owner)
             yield Row("neighbours", (device, address), "proxy", owner)
+        yield Row("announcements", (device, address), True, owner)

@@ -37,9 +37,7 @@ class NetlinkError(TableError):
     """The kernel refused; `errno` says why."""
 
     def __init__(self, code: int, message: str = "") -> None:
-        super().__init__(
-            f"{os.strerror(code)} ({errno.errorcode.get(code, code)})" + (f": {message}" if message else "")
-        )
+        super().__init__(f"{os.strerror(code)} ({errno.errorcode.get(code, code)})" + (f": {message}" if message else ""))
         self.errno = code
 
 

@@ -44,9 +44,7 @@ class RuleTable:
                 if rtnl.number(attributes.get(rtnl.FRA_PROTOCOL)) != self._protocol:
                     continue
                 key = _key(version, body, attributes)
-                rows[key if key not in rows else (version, "double", body)] = rtnl.number(
-                    attributes.get(rtnl.FRA_TABLE)
-                )
+                rows[key if key not in rows else (version, "double", body)] = rtnl.number(attributes.get(rtnl.FRA_TABLE))
         return rows
 
     def put(self, key: Key, value: int) -> None:
@@ -67,10 +65,7 @@ class RuleTable:
         found = []
         for body in self._netlink.dump(rtnl.GETRULE, rtnl.rt(rtnl.FAMILY[key[0]])):
             attributes = rtnl.attributes(body, rtnl.RT)
-            if (
-                rtnl.number(attributes.get(rtnl.FRA_PROTOCOL)) == self._protocol
-                and _key(key[0], body, attributes) == key
-            ):
+            if rtnl.number(attributes.get(rtnl.FRA_PROTOCOL)) == self._protocol and _key(key[0], body, attributes) == key:
                 found.append((body, rtnl.number(attributes.get(rtnl.FRA_TABLE))))
         return found
 

@@ -119,8 +119,7 @@ def test_results_by_version(version: str, has_family: int, has_mtu: int) -> None
             {"name": "eth0", "mac": "02:00:00:00:00:02", "sandbox": "/run/netns/x"} | mtu,
         ],
         "ips": [
-            {"address": "10.0.0.2/32", "gateway": "169.254.1.1", "interface": 1}
-            | ({"version": "4"} if has_family else {}),
+            {"address": "10.0.0.2/32", "gateway": "169.254.1.1", "interface": 1} | ({"version": "4"} if has_family else {}),
             {"address": "fd00::2/128", "gateway": "fe80::1", "interface": 1} | ({"version": "6"} if has_family else {}),
         ],
         "routes": [

@@ -96,9 +96,7 @@ def test_clock_set_back() -> None:
 
 def test_last_of_another_range() -> None:
     """A last address that is not of the range starts at its beginning."""
-    assert allocate.allocate(ip_network("10.0.1.0/24"), set(), {}, ip_address("10.0.0.9"), 0.0) == ip_address(
-        "10.0.1.1"
-    )
+    assert allocate.allocate(ip_network("10.0.1.0/24"), set(), {}, ip_address("10.0.0.9"), 0.0) == ip_address("10.0.1.1")
 
 
 def test_wide_range() -> None:

@@ -1,4 +1,4 @@
-"""As input: rows and CNI calls. As output: what the kernel has. Not faked: kernel, plugin, socket, disk."""
+"""As input: orders, rows and CNI calls. As output: what the kernel has and what traffic sees. Not faked: anything."""
 
 from __future__ import annotations
 
@@ -22,11 +22,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("netns")
 
 
+@pytest.fixture(autouse=True)
+def root() -> None:
+    if os.geteuid():
+        pytest.skip("needs root")
+
+
 @pytest.fixture
 def host() -> Iterator[None]:
     """An empty namespace with two devices, up0 with addresses and up1 without."""
-    if os.geteuid():
-        pytest.skip("needs root")
     with fresh_namespace():
         sh("""
         ip link set lo up

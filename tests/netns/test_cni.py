@@ -65,9 +65,7 @@ class Node:
             }
         body = {"cniVersion": version, "name": "tidegate", "type": "tidegate-cni"} | config
         plugin = self.places.cni_bin / install.PLUGIN
-        done = subprocess.run(
-            [plugin], env=environment, input=json.dumps(body).encode(), capture_output=True, check=False
-        )
+        done = subprocess.run([plugin], env=environment, input=json.dumps(body).encode(), capture_output=True, check=False)
         assert done.stderr == b""
         return done.returncode, json.loads(done.stdout or b"{}")
 
@@ -144,9 +142,7 @@ def test_pods_reach_each_other(node: Node, sandbox: Callable[[], str]) -> None:
         for address in addresses(reply):
             mac = reply[1]["interfaces"][1]["mac"]
             sh(f"ip route add {address} dev {device}; ip neigh add {address} dev {device} lladdr {mac}")
-    inside(
-        pods["one"][0], "ping -qc1 -W1 10.40.1.2; ping -qc1 -W1 fd40:0:0:1::2; ping -qc1 -W1 -s 1372 -M do 192.0.2.1"
-    )
+    inside(pods["one"][0], "ping -qc1 -W1 10.40.1.2; ping -qc1 -W1 fd40:0:0:1::2; ping -qc1 -W1 -s 1372 -M do 192.0.2.1")
 
 
 def test_check_names_the_damage(node: Node, sandbox: Callable[[], str]) -> None:
@@ -341,9 +337,7 @@ def test_only_root_is_answered(node: Node) -> None:
         if folder.is_relative_to("/tmp/pytest-of-root"):
             folder.chmod(0o755)
     plugin = node.places.cni_bin / install.PLUGIN
-    done = subprocess.run(
-        [plugin], user=65534, input=b"{}", env={"CNI_COMMAND": "STATUS"}, capture_output=True, check=False
-    )
+    done = subprocess.run([plugin], user=65534, input=b"{}", env={"CNI_COMMAND": "STATUS"}, capture_output=True, check=False)
     assert (done.returncode, json.loads(done.stdout)["details"]) == (1, "it ended before it answered")
 
 

@@ -161,14 +161,11 @@ def test_damage_is_put_right(netlink: Netlink) -> None:
         receipt = reconcile(every, rows)
         assert receipt.failures == [], script
         assert {table.name: dict(table.read()) for table in every} == {
-            name: {row.key: row.value for row in rows if row.table == name}
-            for name in ("links", "rules", "routes", "neighbours")
+            name: {row.key: row.value for row in rows if row.table == name} for name in ("links", "rules", "routes", "neighbours")
         }, script
         again = reconcile(every, rows)
         assert (again.puts, again.drops) == ({}, {}), script
-    assert [line for line in snapshot().splitlines() if "176" in line] == [
-        line for line in before.splitlines() if "176" in line
-    ]
+    assert [line for line in snapshot().splitlines() if "176" in line] == [line for line in before.splitlines() if "176" in line]
 
 
 def test_refusals_are_explained(netlink: Netlink) -> None:
