@@ -1,7 +1,7 @@
 """One rtnetlink socket: requests in batches, dumps filtered by the kernel, errors with the kernel's own words.
 
-A socket belongs to the network namespace of the thread that opened it. Everything here blocks, for microseconds; none of it
-needs an event loop, and a `Netlink` may be shared by threads.
+A socket belongs to the network namespace of the thread that opened it, which is the first to use it. Everything here blocks,
+for microseconds; none of it needs an event loop, and a `Netlink` may be shared by threads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,23 +43,32 @@ class NetlinkError(TableError):
 
 
 class Netlink:
-    """A socket in the namespace of the calling thread."""
+    """A socket in the namespace of the thread that uses it first; later ones must be in the same."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sequence = 0
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+
+    @cached_property
+    def _socket(self) -> socket.socket:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         # Strict checks (kernel 4.20) make dumps honour the table and device that we ask for.
         for option in (_CAP_ACK, _EXT_ACK, _STRICT):
-            self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        self._socket.bind((0, 0))
-        # Only for names of devices, which an ioctl answers faster than a dump of all links.
-        self._names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            opened.setsockopt(_SOL_NETLINK, option, 1)
+        opened.bind((0, 0))
+        return opened
+
+    @cached_property
+    def _names(self) -> socket.socket:
+        """Only for names of devices, which an ioctl answers faster than a dump of all links."""
+        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
     def close(self) -> None:
-        """Close the sockets."""
-        self._socket.close()
-        self._names.close()
+        """Close what was opened."""
+        for name in ("_socket", "_names"):
+            opened = self.__dict__.pop(name, None)
+            if opened is not None:
+                opened.close()
 
     def __enter__(self) -> Netlink:
         return self
@@ -67,12 +77,15 @@ class Netlink:
         self.close()
 
     def dump(self, kind: int, body: bytes) -> list[bytes]:
-        """Return the bodies of all objects that match. A dump that a change interrupted is begun again."""
+        """Return the bodies of all objects that match. A dump that a change interrupted is begun again.
+
+        Every body begins with its address family. A kernel without IPv6 answers for all families when asked for that one.
+        """
         for _ in range(_TRIES):
             with self._lock:
                 bodies, _, interrupted = self._exchange([(kind, rtnl.DUMP, body)])
             if not interrupted:
-                return bodies
+                return [found for found in bodies if not body[0] or found[0] == body[0]]
         raise NetlinkError(errno.EINTR, "the table changes faster than it can be read")
 
     def get(self, kind: int, body: bytes) -> bytes | None:

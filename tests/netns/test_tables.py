@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from namespace import sh
+from namespace import fresh_namespace, sh
 
 from tidegate.crds.routing import Owned
 from tidegate.datapath.table import Row, Table, TableError, reconcile
@@ -166,6 +166,16 @@ def test_damage_is_put_right(netlink: Netlink) -> None:
         again = reconcile(every, rows)
         assert (again.puts, again.drops) == ({}, {}), script
     assert [line for line in snapshot().splitlines() if "176" in line] == [line for line in before.splitlines() if "176" in line]
+
+
+def test_namespace_of_first_use(host: None) -> None:
+    """A Netlink acts in the namespace of the thread that uses it first, wherever it was made."""
+    made = Netlink()
+    with fresh_namespace(), made:
+        assert made.index("up0") is None
+        RuleTable(made, OWNED).put((4, 1076), 2076)
+        assert "1076" in sh("ip rule")
+    assert "1076" not in sh("ip rule")
 
 
 def test_refusals_are_explained(netlink: Netlink) -> None:
