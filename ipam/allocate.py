@@ -48,7 +48,9 @@ def _bounds(network: Network) -> tuple[int, int]:
     return first + 1, last - 1 if network.version == 4 else last
 
 
-def allocate(network: Network, used: Used, released: Mapping[Address, float], last: Address | None, now_s: float) -> Address:
+def allocate(
+    network: Network, used: Used, released: Mapping[Address, float], last: Address | None, now_s: float
+) -> Address:
     """Return the next free address after `last`, going round at the end of the range.
 
     `released` tells when (seconds, on the clock of `now_s`) an address was given back; within `COOL_DOWN_S` of that it is not

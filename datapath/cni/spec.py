@@ -111,11 +111,15 @@ def parse(raw: bytes) -> Request:
     settings = _decode(config)
     version = settings.get("cniVersion", "")
     if version not in VERSIONS:
-        raise CniError(Code.INCOMPATIBLE_VERSION, "incompatible CNI versions", f"config {version!r}, plugin {list(VERSIONS)}")
+        raise CniError(
+            Code.INCOMPATIBLE_VERSION, "incompatible CNI versions", f"config {version!r}, plugin {list(VERSIONS)}"
+        )
     if _number(version) < _number(_SINCE.get(command, "0.0.0")):
         raise CniError(Code.INCOMPATIBLE_VERSION, f"config version does not allow {command}", version)
     if command not in _NAMES_POD:
-        return Request(command, version, valid_attachments=_valid_attachments(settings) if command == "GC" else frozenset())
+        return Request(
+            command, version, valid_attachments=_valid_attachments(settings) if command == "GC" else frozenset()
+        )
     arguments = dict(part.partition("=")[::2] for part in environment.get("CNI_ARGS", "").split(";") if part)
     return Request(
         command,
