@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 # The module of each subcommand has `add_arguments(parser)` and `run(args) -> int`; one with subcommands of its own has
-# `add_parser(commands)` instead, and sets the default `run`. Imported only when asked for: the operator's libraries would
+# `add_parser(commands)` instead, and sets the default `run`. Imported only when asked for: the operator would
 # double the agent's memory.
 SUBCOMMANDS = {
     "operator": ("tidegate.operator.main", "decide what the nodes shall be, and publish it"),

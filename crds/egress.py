@@ -44,10 +44,11 @@ class ChosenGateway(Model):
 
 
 class EgressPolicyStatus(Model):
-    """What became of it."""
+    """What became of it; `via` is the gateways' names in one line, since a printer column shows one value."""
 
     conditions: Sequence[Condition] = ()
     gateways: Sequence[ChosenGateway] = ()
+    via: str = ""
     matchedPods: int = 0
     nodesProgrammed: str = ""
     observedGeneration: int = 0

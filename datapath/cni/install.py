@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate.datapath.owned import Places
+from tidegate.datapath.owned import Places, cache_folder
 
 PLUGIN = "tidegate-cni"
 CONF = "05-tidegate.conflist"
@@ -62,11 +62,6 @@ def remove(places: Places) -> list[Path]:
                 path.unlink()
                 removed.append(path)
     return removed
-
-
-def cache_folder() -> Path:
-    """Return the user's folder for things that can be made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegate"
 
 
 def build(cache: Path) -> Path:

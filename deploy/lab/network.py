@@ -33,10 +33,13 @@ def build(topology: Topology) -> None:
 
 
 def batch(lines: Sequence[str], namespace: str | None = None) -> None:
-    """Run lines of `ip`, in one process."""
-    where = ["-n", namespace] if namespace else []
+    """Run lines of `ip`, in one process.
+
+    Not `ip -n`: it remounts / for itself, which a chroot refuses.
+    """
+    where = inside(namespace) if namespace else []
     done = subprocess.run(
-        ["ip", *where, "-batch", "-"], input="\n".join(lines) + "\n", text=True, capture_output=True, check=False
+        [*where, "ip", "-batch", "-"], input="\n".join(lines) + "\n", text=True, capture_output=True, check=False
     )
     if done.returncode:
         raise NetworkError(f"ip in {namespace or 'this namespace'}: {done.stderr.strip()}")

@@ -1,0 +1,42 @@
+"""Every reason that a condition of ours may carry, each with the sentence that explains it."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class Reason(Enum):
+    """One word for a condition's cause; `sentence` explains the word, the condition's message explains the case."""
+
+    sentence: str
+
+    def __new__(cls, word: str, sentence: str) -> Reason:
+        """Make the word the value, and keep the sentence beside it."""
+        reason = object.__new__(cls)
+        reason._value_, reason.sentence = word, sentence
+        return reason
+
+    # Accepted
+    ACCEPTED = "Accepted", "The resource is valid and part of the plan."
+    SHADOWED = "Shadowed", "Another policy wins for some destinations, if a pod is selected by both."
+    INVALID = "Invalid", "The resource cannot be understood; its last valid version is not used either."
+    EXCLUDED_OUTSIDE = "ExcludedOutsideDestinations", "An excluded CIDR lies in no destination, so it excludes nothing."
+    EGRESS_IP_CLAIMED = "EgressIPClaimed", "An egress address belongs to an older policy."
+    EGRESS_IP_IN_CLUSTER = "EgressIPInsideCluster", "An egress address lies in a range of pods or Services."
+    DESTINATION_IN_CLUSTER = "DestinationInsideCluster", "A destination lies wholly in a range of pods or Services."
+    POOL_OVERLAP = "PoolOverlap", "A range overlaps one of an older pool, or of Services."
+    NOT_DEFAULT = "NotDefault", "Only the ClusterNetwork named default counts."
+
+    # Ready
+    PROGRAMMED = "Programmed", "Every node with an agent has the plan in its kernel."
+    PROGRAMMING = "Programming", "Some nodes do not have the plan in their kernel yet."
+    NOT_ACCEPTED = "NotAccepted", "Nothing takes effect before the resource is accepted."
+    NO_GATEWAY = "NoGateway", "No node has the labels that a gateway needs."
+    NO_LIVE_GATEWAY = "NoLiveGateway", "Nodes have the labels, but none is Ready with a living agent."
+    NO_ADDRESS = "GatewayWithoutAddress", "A gateway has no address of a family that the destinations need."
+    ADDRESS_MOVING = "EgressIPMoving", "An egress address waits until its last holder has let go of it."
+    NODE_FAILED = "NodeFailed", "A node could not put something into its kernel."
+    NO_AGENTS = "NoAgents", "No node has a living agent."
+    POOL_EXHAUSTED = "PoolExhausted", "The ranges have no block left for a node that the pool selects."
+    POOL_SHRUNK = "PoolShrunk", "Nodes hold blocks that lie in no pool any more; they keep them."
+    ALLOCATED = "Allocated", "Every node that the pool selects has its blocks."
