@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from tidegate.crds.routing import Owned
 from tidegate.datapath.tables import rtnl
-from tidegate.datapath.tables.netlink import Netlink
+from tidegate.datapath.tables.netlink import Netlink, NetlinkError
 
 Address = IPv4Address | IPv6Address
 
@@ -189,7 +189,14 @@ def _addresses(netlink: Netlink, devices: set[int]) -> tuple[dict[int, list[Addr
 def _default_route_devices(netlink: Netlink) -> set[int]:
     devices = set()
     for family in rtnl.FAMILY.values():
-        for body in netlink.dump(rtnl.GETROUTE, rtnl.rt(family, table=rtnl.TABLE_MAIN)):
+        try:
+            bodies = netlink.dump(rtnl.GETROUTE, rtnl.rt(family, table=rtnl.TABLE_MAIN))
+        except NetlinkError as error:
+            # A machine without any address of this family: the table comes into being with its first route.
+            if error.errno != errno.ENOENT:
+                raise
+            continue
+        for body in bodies:
             attributes = rtnl.attributes(body, rtnl.RT)
             if body[1] or body[4] != rtnl.TABLE_MAIN or body[7] != rtnl.RTN_UNICAST:
                 continue

@@ -1,7 +1,7 @@
 """One rtnetlink socket: requests in batches, dumps filtered by the kernel, errors with the kernel's own words.
 
-A socket belongs to the network namespace of the thread that opened it, which is the first to use it. Everything here blocks,
-for microseconds; none of it needs an event loop, and a `Netlink` may be shared by threads.
+A socket belongs to the network namespace of the thread that opened it. Everything here blocks, for microseconds; none of it
+needs an event loop, and a `Netlink` may be shared by threads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -29,6 +28,7 @@ _SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
 _CLONE_NEWNET = 0x40000000
 _RECEIVE = 1 << 17
 _TRIES = 8
+_PATIENCE_S = 10.0
 
 Request = tuple[int, int, bytes]
 """Kind, flags and body of a message."""
@@ -43,32 +43,35 @@ class NetlinkError(TableError):
 
 
 class Netlink:
-    """A socket in the namespace of the thread that uses it first; later ones must be in the same."""
+    """A socket in the namespace of the thread that uses it first; then any thread may use it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._sequence = 0
-
-    @cached_property
-    def _socket(self) -> socket.socket:
-        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        # Strict checks (kernel 4.20) make dumps honour the table and device that we ask for.
-        for option in (_CAP_ACK, _EXT_ACK, _STRICT):
-            opened.setsockopt(_SOL_NETLINK, option, 1)
-        opened.bind((0, 0))
-        return opened
-
-    @cached_property
-    def _names(self) -> socket.socket:
-        """Only for names of devices, which an ioctl answers faster than a dump of all links."""
-        return socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._opened: tuple[socket.socket, socket.socket] | None = None
 
     def close(self) -> None:
-        """Close what was opened."""
-        for name in ("_socket", "_names"):
-            opened = self.__dict__.pop(name, None)
-            if opened is not None:
-                opened.close()
+        """Close the sockets, if there are any; a later use opens new ones."""
+        with self._lock:
+            for one in self._opened or ():
+                one.close()
+            self._opened = None
+
+    def _sockets(self) -> tuple[socket.socket, socket.socket]:
+        """Return the netlink socket, and one for names of devices: an ioctl is faster than a dump of all links."""
+        if self._opened is None:
+            try:
+                requests = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+                names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            except OSError as error:
+                raise NetlinkError(error.errno or errno.EIO, "no netlink socket") from error
+            # Strict checks (kernel 4.20) make dumps honour the table and device that we ask for.
+            for option in (_CAP_ACK, _EXT_ACK, _STRICT):
+                requests.setsockopt(_SOL_NETLINK, option, 1)
+            requests.settimeout(_PATIENCE_S)
+            requests.bind((0, 0))
+            self._opened = requests, names
+        return self._opened
 
     def __enter__(self) -> Netlink:
         return self
@@ -114,7 +117,7 @@ class Netlink:
     def index(self, device: str) -> int | None:
         """Return a device's index; None if there is none of that name."""
         try:
-            reply = fcntl.ioctl(self._names, _SIOCGIFINDEX, struct.pack("=16si20x", device.encode()[:15], 0))
+            reply = fcntl.ioctl(self._sockets()[1], _SIOCGIFINDEX, struct.pack("=16si20x", device.encode()[:15], 0))
         except OSError as error:
             if error.errno == errno.ENODEV:
                 return None
@@ -131,7 +134,7 @@ class Netlink:
     def name(self, index: int) -> str | None:
         """Return the name of the device with this index."""
         try:
-            reply = fcntl.ioctl(self._names, _SIOCGIFNAME, struct.pack("=16xi20x", index))
+            reply = fcntl.ioctl(self._sockets()[1], _SIOCGIFNAME, struct.pack("=16xi20x", index))
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.ENXIO):
                 return None
@@ -141,15 +144,12 @@ class Netlink:
     def _exchange(self, requests: Sequence[Request]) -> tuple[list[bytes], list[NetlinkError | None], bool]:
         first = self._sequence + 1
         self._sequence += len(requests)
-        self._socket.sendto(
-            b"".join(rtnl.message(kind, flags, first + at, body) for at, (kind, flags, body) in enumerate(requests)),
-            (0, 0),
-        )
+        self._send(b"".join(rtnl.message(kind, flags, first + at, body) for at, (kind, flags, body) in enumerate(requests)))
         bodies: list[bytes] = []
         errors: dict[int, NetlinkError | None] = {}
         interrupted = False
         while len(errors) < len(requests):
-            for kind, flags, sequence, body in rtnl.messages(self._socket.recv(_RECEIVE)):
+            for kind, flags, sequence, body in rtnl.messages(self._receive()):
                 if not first <= sequence < first + len(requests):
                     continue  # the rest of an exchange that an exception cut short
                 interrupted |= bool(flags & rtnl.DUMP_INTR)
@@ -160,6 +160,18 @@ class Netlink:
         if len(requests) == 1 and errors[first] is not None and requests[0][1] & rtnl.DUMP == rtnl.DUMP:
             raise errors[first] or AssertionError
         return bodies, [errors[first + at] for at in range(len(requests))], interrupted
+
+    def _send(self, raw: bytes) -> None:
+        try:
+            self._sockets()[0].sendto(raw, (0, 0))
+        except OSError as error:
+            raise NetlinkError(error.errno or errno.EIO, "a request could not be sent") from error
+
+    def _receive(self) -> bytes:
+        try:
+            return self._sockets()[0].recv(_RECEIVE)
+        except OSError as error:  # a timeout, which has no number, too
+            raise NetlinkError(error.errno or errno.ETIMEDOUT, "no answer could be received") from error
 
 
 def _error(kind: int, flags: int, body: bytes) -> NetlinkError | None:

@@ -29,7 +29,7 @@ def root() -> None:
 
 
 @pytest.fixture
-def host() -> Iterator[None]:
+def host(root: None) -> Iterator[None]:
     """An empty namespace with two devices, up0 with addresses and up1 without."""
     with fresh_namespace():
         sh("""

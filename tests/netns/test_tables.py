@@ -12,6 +12,7 @@ import pytest
 from namespace import fresh_namespace, sh
 
 from tidegate.crds.routing import Owned
+from tidegate.datapath.facts import read_facts
 from tidegate.datapath.table import Row, Table, TableError, reconcile
 from tidegate.datapath.tables.links import LinkTable, VxlanLink
 from tidegate.datapath.tables.neighbours import NeighbourTable
@@ -208,6 +209,14 @@ def test_sysctls(host: None) -> None:
     assert Path("/proc/sys", key).read_text() == "0\n"
     missing = reconcile([table], [Row("sysctls", "net/ipv4/conf/none/rp_filter", "0", "x")])
     assert "cannot be set to 0" in missing.failures[0].message
+
+
+def test_a_machine_without_any_address_has_facts() -> None:
+    """Before the first address there is no main routing table, which reads as one without routes."""
+    with fresh_namespace(), Netlink() as netlink:
+        found = read_facts(netlink, OWNED)
+        assert (found.uplinks, found.own_addresses) == ((), ())
+        assert RouteTable(netlink, OWNED).read() == {}
 
 
 @pytest.mark.parametrize("seed", range(5))
