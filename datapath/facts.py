@@ -1,144 +1,211 @@
-"""What only this node knows: its devices, addresses and next hops, read from the kernel."""
+"""What only this node knows: its uplinks, addresses and next hops; and a word whenever any of it may have changed."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
 from tidegate.crds.routing import Owned
-from tidegate.datapath.tables.netlink import FAMILY, Netlink, refusals
+from tidegate.datapath.tables import rtnl
+from tidegate.datapath.tables.netlink import Netlink, NetlinkError
 
 Address = IPv4Address | IPv6Address
 
-_UNUSABLE = 0x08 | 0x20 | 0x40  # IFA_F_DADFAILED, IFA_F_DEPRECATED, IFA_F_TENTATIVE
-_GROUPS = sum(1 << (group - 1) for group in (1, 5, 7, 8, 9, 11, 19))
-"""Links, and addresses, routes and rules of both families (linux/rtnetlink.h). Not neighbours: the kernel learns all day."""
+_UNUSABLE = rtnl.IFA_F_DADFAILED | rtnl.IFA_F_DEPRECATED | rtnl.IFA_F_TENTATIVE
+_ULA = IPv6Network("fc00::/7")
+
+# linux/rtnetlink.h: group n is bit n - 1. Links, neighbours, and addresses, routes and rules of both families.
+_GROUPS = sum(1 << (group - 1) for group in (1, 3, 5, 7, 8, 9, 11, 19))
 
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A device that may carry packets out; `addresses` are usable ones, IPv4 first, global before private."""
+    """A device that may serve as uplink or egress interface; `mtu` in bytes, `addresses` those usable, the best first."""
 
     name: str
     ifindex: int
+    mac: str
     mtu: int
     addresses: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """The way to an address: `gateway` is None if it is a neighbour."""
+    """Where the node's own routes send packets for an address; no `gateway` means that it is on the link."""
 
     device: str
     ifindex: int
-    gateway: Address | None
+    gateway: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """`links` holds the index of every device that has our prefix."""
+    """Everything that was read in one go. `links` are the devices with our prefix, pod links and the tunnel, by name."""
 
     uplinks: tuple[Interface, ...] = ()
     interfaces: tuple[Interface, ...] = ()
-    own_addresses: frozenset[Address] = frozenset()
+    own_addresses: tuple[Address, ...] = ()
     links: Mapping[str, int] = field(default_factory=dict)
     next_hops: Mapping[Address, Hop] = field(default_factory=dict)
     kernel: str = ""
 
     def interface(self, name: str) -> Interface | None:
-        """Return a device by name."""
-        return next((item for item in self.interfaces if item.name == name), None)
+        """Return the interface of that name, or None."""
+        return next((interface for interface in self.interfaces if interface.name == name), None)
 
 
-def read_facts(netlink: Netlink, owned: Owned, uplinks: Sequence[str], destinations: Iterable[Address]) -> Facts:
-    """Read everything; `uplinks` names the devices that lead out (empty: those of the default routes)."""
-    with refusals():
-        links = {item.get_attr("IFLA_IFNAME"): item for item in netlink.route.get_links()}
-        by_index: dict[int, list[Address]] = {}
-        for entry in netlink.route.get_addr():
-            # Point-to-point devices have the own address in LOCAL and the other end's in ADDRESS.
-            address = ip_address(entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS"))
-            if _is_usable(address, entry.get_attr("IFA_FLAGS") or entry["flags"]):
-                by_index.setdefault(entry["index"], []).append(address)
-        leading_out = set(uplinks) or _default_devices(netlink, links)
+@dataclass(frozen=True, slots=True)
+class _Link:
+    name: str
+    ifindex: int
+    mac: str
+    mtu: int
+    flags: int
+
+
+def read_facts(
+    netlink: Netlink, owned: Owned, configured_uplinks: Sequence[str] = (), wanted_hops: Iterable[Address] = ()
+) -> Facts:
+    """Read this node. Uplinks are those configured, else the devices of default routes of either family.
+
+    Raises `NetlinkError` if the kernel refuses an answer.
+    """
+    links = [_link(body) for body in netlink.dump(rtnl.GETLINK, rtnl.ifinfo() + rtnl.u32(rtnl.IFLA_EXT_MASK, rtnl.SKIP_STATS))]
+    ours = {link.name: link.ifindex for link in links if link.name.startswith(owned.devicePrefix)}
+    foreign = [link for link in links if link.name not in ours]
+    usable, own = _addresses(netlink, {link.ifindex for link in foreign})
     interfaces = tuple(
-        Interface(name, item["index"], item.get_attr("IFLA_MTU"), tuple(sorted(by_index.get(item["index"], ()), key=_rank)))
-        for name, item in links.items()
-        if not name.startswith(owned.devicePrefix) and name != "lo"
+        Interface(link.name, link.ifindex, link.mac, link.mtu, tuple(usable.get(link.ifindex, ())))
+        for link in foreign
+        if link.flags & rtnl.IFF_UP and not link.flags & rtnl.IFF_LOOPBACK
     )
+    outgoing = _default_route_devices(netlink) if not configured_uplinks else ()
     return Facts(
-        uplinks=tuple(item for item in interfaces if item.name in leading_out),
-        interfaces=tuple(item for item in interfaces if item.addresses),
-        own_addresses=frozenset(address for addresses in by_index.values() for address in addresses),
-        links={name: item["index"] for name, item in links.items() if name.startswith(owned.devicePrefix)},
-        next_hops={address: hop for address in destinations if (hop := _next_hop(netlink, address))},
+        uplinks=tuple(one for one in interfaces if one.name in configured_uplinks or one.ifindex in outgoing),
+        interfaces=interfaces,
+        own_addresses=own,
+        links=ours,
+        next_hops={address: hop for address in wanted_hops if (hop := next_hop(netlink, address))},
         kernel=os.uname().release,
     )
 
 
-def _is_usable(address: Address, flags: int) -> bool:
-    return not (address.is_link_local or address.is_loopback or flags & _UNUSABLE)
-
-
-def _rank(address: Address) -> tuple[int, bool]:
-    # The kernel lists primary addresses first; the sort is stable and keeps that.
-    return address.version, address.is_private
-
-
-def _default_devices(netlink: Netlink, links: Mapping[str, Any]) -> set[str]:
-    names = {item["index"]: name for name, item in links.items()}
-    found = set()
-    for family in FAMILY.values():
-        for route in netlink.route.get_default_routes(family=family, table=254):
-            hops = route.get_attr("RTA_MULTIPATH") or ()
-            for index in [route.get_attr("RTA_OIF"), *(hop["oif"] for hop in hops)]:
-                if index in names:
-                    found.add(names[index])
-    return found
-
-
-def _next_hop(netlink: Netlink, address: Address) -> Hop | None:
-    route = netlink.route_to(address)
-    if route is None:
+def next_hop(netlink: Netlink, address: Address) -> Hop | None:
+    """Ask the kernel where it sends packets for an address; None if nowhere, or if the address is its own."""
+    head = rtnl.rt(rtnl.FAMILY[address.version], address.max_prefixlen) + rtnl.attr(rtnl.RTA_DST, address.packed)
+    body = netlink.get(rtnl.GETROUTE, head)
+    if body is None or body[7] != rtnl.RTN_UNICAST:
         return None
-    index, gateway = route.get_attr("RTA_OIF"), route.get_attr("RTA_GATEWAY")
-    return Hop(socket.if_indextoname(index), index, ip_address(gateway) if gateway else None)
+    attributes = rtnl.attributes(body, rtnl.RT)
+    ifindex = rtnl.number(attributes.get(rtnl.RTA_OIF))
+    gateway = attributes.get(rtnl.RTA_GATEWAY)
+    return Hop(netlink.name(ifindex) or "", ifindex, rtnl.address(gateway) if gateway else None)
 
 
 def has_tcx() -> bool:
-    """Whether the kernel attaches tc programs by links (6.6)."""
-    release = os.uname().release.split("-")[0].split(".")
-    return (int(release[0]), int(release[1])) >= (6, 6)
+    """Whether the kernel attaches programs to tc hooks by link (6.6)."""
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (6, 6)
 
 
 async def watch_changes(changed: Callable[[], None]) -> None:
-    """Call `changed` whenever devices, addresses, routes or rules change, until cancelled.
+    """Call `changed` after every change of links, addresses, routes, rules and marked neighbours, until cancelled.
 
-    What changed is not said: the tables are read again anyway, and an overrun queue must count as a change too.
+    What changed is not told: whoever is called reads again. Neighbours that the kernel learns do not count.
     """
-    loop = asyncio.get_running_loop()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE) as events:
         events.bind((0, _GROUPS))
+        loop = asyncio.get_running_loop()
 
-        def readable() -> None:
-            with contextlib.suppress(BlockingIOError):
-                while True:
-                    try:
-                        events.recv(65536)
-                    except OSError as error:
-                        if error.errno != errno.ENOBUFS:
-                            raise
-            changed()
+        def ready() -> None:
+            try:
+                raw = events.recv(1 << 17)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # The queue was full and events are lost, so that anything may have changed.
+                if error.errno != errno.ENOBUFS:
+                    raise
+                changed()
+                return
+            if any(_counts(kind, body) for kind, _, _, body in rtnl.messages(raw)):
+                changed()
 
-        loop.add_reader(events, readable)
+        loop.add_reader(events, ready)
         try:
-            await asyncio.Event().wait()
+            await asyncio.get_running_loop().create_future()
         finally:
             loop.remove_reader(events)
+
+
+def _counts(kind: int, body: bytes) -> bool:
+    if kind not in (rtnl.NEWNEIGH, rtnl.DELNEIGH):
+        return True
+    return rtnl.NDA_PROTOCOL in rtnl.attributes(body, rtnl.ND)
+
+
+def _link(body: bytes) -> _Link:
+    index, flags = struct.unpack_from("=iI", body, 4)
+    attributes = rtnl.attributes(body, rtnl.IFINFO)
+    return _Link(
+        name=rtnl.string(attributes.get(rtnl.IFLA_IFNAME)),
+        ifindex=index,
+        mac=rtnl.mac_text(attributes.get(rtnl.IFLA_ADDRESS, b"")),
+        mtu=rtnl.number(attributes.get(rtnl.IFLA_MTU)),
+        flags=flags,
+    )
+
+
+def _addresses(netlink: Netlink, devices: set[int]) -> tuple[dict[int, list[Address]], tuple[Address, ...]]:
+    """Return the usable addresses of each device, best first, and all that packets may be for, usable or not."""
+    ranked: dict[int, list[tuple[int, int, int, Address]]] = {}
+    own: list[Address] = []
+    for place, body in enumerate(netlink.dump(rtnl.GETADDR, rtnl.ifaddr(0))):
+        index = rtnl.number(body[4:8])
+        attributes = rtnl.attributes(body, rtnl.IFADDR)
+        raw = attributes.get(rtnl.IFA_LOCAL) or attributes.get(rtnl.IFA_ADDRESS)
+        if index not in devices or raw is None:
+            continue
+        address = rtnl.address(raw)
+        if address.is_link_local or address.is_loopback:
+            continue
+        own.append(address)
+        flags = rtnl.number(attributes.get(rtnl.IFA_FLAGS)) or body[2]
+        if flags & _UNUSABLE:
+            continue
+        # IPv4 first; global before unique local; secondary (IPv4) and temporary (IPv6) ones, the same bit, last.
+        is_ula = address.version == 6 and address in _ULA
+        rank = (address.version, 2 * bool(flags & rtnl.IFA_F_SECONDARY) + is_ula, place, address)
+        ranked.setdefault(index, []).append(rank)
+    usable = {index: [address for *_, address in sorted(ranks, key=lambda rank: rank[:3])] for index, ranks in ranked.items()}
+    return usable, tuple(dict.fromkeys(own))
+
+
+def _default_route_devices(netlink: Netlink) -> set[int]:
+    devices = set()
+    for family in rtnl.FAMILY.values():
+        try:
+            bodies = netlink.dump(rtnl.GETROUTE, rtnl.rt(family, table=rtnl.TABLE_MAIN))
+        except NetlinkError as error:
+            # A machine without any address of this family: the table comes into being with its first route.
+            if error.errno != errno.ENOENT:
+                raise
+            continue
+        for body in bodies:
+            attributes = rtnl.attributes(body, rtnl.RT)
+            if body[1] or body[4] != rtnl.TABLE_MAIN or body[7] != rtnl.RTN_UNICAST:
+                continue
+            devices.add(rtnl.number(attributes.get(rtnl.RTA_OIF)))
+            hops = attributes.get(rtnl.RTA_MULTIPATH, b"")
+            while len(hops) >= 8:
+                length, _, _, index = struct.unpack_from("=HBBi", hops)
+                devices.add(index)
+                if length < 8:
+                    break
+                hops = hops[(length + 3) & ~3 :]
+    return devices - {0}

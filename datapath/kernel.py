@@ -13,7 +13,7 @@ from tidegate.datapath.lower import DEPENDENCY_ORDER, lower
 from tidegate.datapath.order import Order
 from tidegate.datapath.owned import Places
 from tidegate.datapath.programs import Loaded
-from tidegate.datapath.table import Receipt, Row, Table, reconcile
+from tidegate.datapath.table import Receipt, Table, reconcile
 from tidegate.datapath.tables.announcements import AnnouncementTable
 from tidegate.datapath.tables.links import LinkTable
 from tidegate.datapath.tables.maps import ArrayTable, MapTable
@@ -48,12 +48,12 @@ class Kernel:
         """Close the netlink socket; the tables stay as they are."""
         self._netlink.close()
 
-    def _tables(self, order: Order, rows: Sequence[Row]) -> Sequence[Table]:
+    def _tables(self, order: Order) -> Sequence[Table]:
         owned = order.network.owned
         links = self.loaded.links
         attachments: Attachments = Links(links) if facts_module.has_tcx() else Filters(owned.rulePriority)
         tables: list[Table] = [
-            SysctlTable(row.key for row in rows if row.table == "sysctls"),
+            SysctlTable(),
             LinkTable(self._netlink, owned),
             RuleTable(self._netlink, owned),
             RouteTable(self._netlink, owned),
@@ -76,7 +76,7 @@ class Kernel:
     def _pass(self, order: Order, may_drop: bool) -> tuple[Facts, Receipt]:
         facts = self.read_facts(order)
         rows = lower(order, facts)
-        return facts, reconcile(self._tables(order, rows), rows, may_drop=may_drop)
+        return facts, reconcile(self._tables(order), rows, may_drop=may_drop)
 
     def read_facts(self, order: Order) -> Facts:
         """Read what only this node knows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -30,7 +31,7 @@ _RELEASED = "released"
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     """One attachment of one sandbox. `born` is CLOCK_MONOTONIC in ns, which BPF programs read too; `mtu` is in bytes.
 
-    `namespace`, `name` and `uid` are the pod's; empty if the runtime did not say, or (rebuilt from a link) could not be kept.
+    `namespace`, `name` and `uid` are the pod's; empty if the runtime did not say, or if a link could not keep them.
     """
 
     container_id: str
@@ -46,10 +47,20 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     ifindex: int = 0
     mtu: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse what is no address, which msgspec reports as it does a wrong type."""
+        for text in self.addresses:
+            ip_address(text)
+
     @property
     def attachment(self) -> Attachment:
         """What names it."""
         return Attachment(self.container_id, self.ifname)
+
+    @property
+    def owner(self) -> str:
+        """The resource that it serves."""
+        return f"Pod/{self.namespace}/{self.name}"
 
 
 def to_alias(endpoint: Endpoint) -> str:
@@ -69,32 +80,43 @@ def from_alias(device: str, alias: str) -> Endpoint | None:
     try:
         fields = msgspec.json.decode(alias, type=tuple[str, str, str, int, int, tuple[str, ...], str, str])
         container_id, ifname, mac, born, mtu, addresses, namespace, name = fields
-        for text in addresses:
-            ip_address(text)
+        return Endpoint(
+            container_id=container_id,
+            ifname=ifname,
+            host_device=device,
+            mac=mac,
+            addresses=addresses,
+            born=born,
+            mtu=mtu,
+            namespace=namespace,
+            name=name,
+        )
     except (msgspec.MsgspecError, ValueError):
         return None
-    return Endpoint(
-        container_id=container_id,
-        ifname=ifname,
-        host_device=device,
-        mac=mac,
-        addresses=addresses,
-        born=born,
-        mtu=mtu,
-        namespace=namespace,
-        name=name,
-    )
+
+
+class _Released(msgspec.Struct, frozen=True):
+    """When addresses were given back, in seconds since the epoch."""
+
+    since: dict[str, float]
+
+    def __post_init__(self) -> None:
+        """Refuse what is no address."""
+        for text in self.since:
+            ip_address(text)
 
 
 class EndpointStore:
     """All endpoints in memory and on disk, and when addresses were released (seconds since the epoch).
 
-    `add` and `remove` write first and then remember; they may be called from one thread at a time. Released addresses are
-    written without waiting for the disk: to lose them takes a power failure, which no sandbox survives either.
+    `add` and `remove` write first and then remember. Any thread may call them, but one at a time for an attachment.
+    Released addresses are written without waiting for the disk: to lose them takes a power failure, which no sandbox
+    survives either.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._endpoints: dict[Attachment, Endpoint] = {}
         self.released: dict[Address, float] = {}
@@ -107,8 +129,8 @@ class EndpointStore:
             endpoint = _read(path, Endpoint)
             if endpoint is not None:
                 self._endpoints[endpoint.attachment] = endpoint
-        released = _read(self._folder / _RELEASED, dict[str, float]) or {}
-        self.released = {ip_address(text): when for text, when in released.items()}
+        released = _read(self._folder / _RELEASED, _Released) or _Released({})
+        self.released = {ip_address(text): when for text, when in released.since.items()}
 
     def list(self) -> Sequence[Endpoint]:
         """Return all endpoints, oldest first."""
@@ -120,7 +142,7 @@ class EndpointStore:
 
     def used(self) -> set[Address]:
         """Return the addresses that endpoints have."""
-        return {ip_address(text) for endpoint in self._endpoints.values() for text in endpoint.addresses}
+        return {ip_address(text) for endpoint in self.list() for text in endpoint.addresses}
 
     def add(self, endpoint: Endpoint) -> None:
         """Keep an endpoint. Raises OSError if it cannot be written."""
@@ -138,8 +160,10 @@ class EndpointStore:
 
     def release(self, addresses: Sequence[Address], now_s: float) -> None:
         """Note when addresses were given back, and drop notes that no longer matter."""
-        self.released = allocate.still_resting(self.released, now_s) | dict.fromkeys(addresses, now_s)
-        _write(self._folder / _RELEASED, {str(address): when for address, when in self.released.items()}, is_durable=False)
+        with self._lock:
+            self.released = allocate.still_resting(self.released, now_s) | dict.fromkeys(addresses, now_s)
+            notes = _Released({str(address): when for address, when in self.released.items()})
+            _write(self._folder / _RELEASED, notes, is_durable=False)
 
     def rebuild(self, links: Mapping[str, str]) -> None:
         """Add what links (device -> alias) tell of sandboxes whose file was lost."""
@@ -151,16 +175,14 @@ class EndpointStore:
             if endpoint is None:
                 log.warning("pod link without a record, and its alias tells nothing", device=device, reason=alias)
                 continue
-            log.warning(
-                "record of a sandbox rebuilt from its link", device=device, owner=f"Pod/{endpoint.namespace}/{endpoint.name}"
-            )
+            log.warning("record of a sandbox rebuilt from its link", device=device, owner=endpoint.owner)
             self.add(endpoint)
 
     def forget_dead(self, links: Mapping[str, str], now_s: float) -> None:
         """Drop records of sandboxes that ended with the machine: neither their link nor their namespace is there."""
         for endpoint in self.list():
             if endpoint.host_device not in links and not (endpoint.netns and Path(endpoint.netns).exists()):
-                log.info("sandbox is gone", device=endpoint.host_device, owner=f"Pod/{endpoint.namespace}/{endpoint.name}")
+                log.info("sandbox is gone", device=endpoint.host_device, owner=endpoint.owner)
                 self.remove(endpoint.attachment, now_s)
 
     def _path(self, attachment: Attachment) -> Path:

@@ -149,7 +149,7 @@ int main(void)
 		errno = ETIMEDOUT;
 		ssize_t done = ready(fd, POLLIN, deadline) ? read(fd, answer + got, wanted - got) : -1;
 		if (done == 0 || (done < 0 && errno != EINTR && errno != EAGAIN))
-			return fail(done ? "no answer in time" : "it ended before it answered");
+			return fail(done && errno == ETIMEDOUT ? "no answer in time" : "it ended before it answered");
 		got += done > 0 ? (size_t)done : 0;
 		if (got == 9 && wanted == 9) {
 			answer[9] = 0;

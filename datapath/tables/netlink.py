@@ -1,50 +1,77 @@
-"""The route netlink socket that the tables share, with refusals told in words."""
+"""One rtnetlink socket: requests in batches, dumps filtered by the kernel, errors with the kernel's own words.
+
+A socket belongs to the network namespace of the thread that opened it. Everything here blocks, for microseconds; none of it
+needs an event loop, and a `Netlink` may be shared by threads.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import errno
+import fcntl
 import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
-from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from typing import TypeVar
 
 from tidegate.datapath.table import TableError
-
-ENOENT, ESRCH, EEXIST, ENODEV = 2, 3, 17, 19
-
-_UNREACHABLE = (13, 22, 101, 113)  # EACCES (prohibited), EINVAL (blackhole), ENETUNREACH, EHOSTUNREACH
-
-FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
-
-NO_LINK_LOCAL = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}
-"""IFLA_AF_SPEC of a device that makes itself no link-local address (IN6_ADDR_GEN_MODE_NONE, kernel 3.17)."""
-
-NTF_PROXY = 8
-_RTM_GETNEIGH = 30
-_DUMP = 0x301  # NLM_F_REQUEST | NLM_F_DUMP
-_DONE, _ERROR = 3, 2
-_NDA_DST, _NDA_PROTOCOL = 1, 12
-_CLONE_NEWNET = 0x40000000
+from tidegate.datapath.tables import rtnl
 
 T = TypeVar("T")
 
+_SOL_NETLINK, _CAP_ACK, _EXT_ACK, _STRICT = 270, 10, 11, 12
+_SIOCGIFNAME, _SIOCGIFINDEX = 0x8910, 0x8933
+_CLONE_NEWNET = 0x40000000
+_RECEIVE = 1 << 17
+_TRIES = 8
+_PATIENCE_S = 10.0
+
+Request = tuple[int, int, bytes]
+"""Kind, flags and body of a message."""
+
+
+class NetlinkError(TableError):
+    """The kernel refused; `errno` says why."""
+
+    def __init__(self, code: int, message: str = "") -> None:
+        super().__init__(f"{os.strerror(code)} ({errno.errorcode.get(code, code)})" + (f": {message}" if message else ""))
+        self.errno = code
+
 
 class Netlink:
-    """A socket in the network namespace of the thread that uses it first. Not to be used within a running event loop."""
+    """A socket in the namespace of the thread that uses it first; then any thread may use it."""
 
-    @cached_property
-    def route(self) -> Any:
-        """The socket itself."""
-        return IPRoute()
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._sequence = 0
+        self._opened: tuple[socket.socket, socket.socket] | None = None
+
+    def close(self) -> None:
+        """Close the sockets, if there are any; a later use opens new ones."""
+        with self._lock:
+            for one in self._opened or ():
+                one.close()
+            self._opened = None
+
+    def _sockets(self) -> tuple[socket.socket, socket.socket]:
+        """Return the netlink socket, and one for names of devices: an ioctl is faster than a dump of all links."""
+        if self._opened is None:
+            try:
+                requests = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+                names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            except OSError as error:
+                raise NetlinkError(error.errno or errno.EIO, "no netlink socket") from error
+            # Strict checks (kernel 4.20) make dumps honour the table and device that we ask for.
+            for option in (_CAP_ACK, _EXT_ACK, _STRICT):
+                requests.setsockopt(_SOL_NETLINK, option, 1)
+            requests.settimeout(_PATIENCE_S)
+            requests.bind((0, 0))
+            self._opened = requests, names
+        return self._opened
 
     def __enter__(self) -> Netlink:
         return self
@@ -52,69 +79,109 @@ class Netlink:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Close the socket if it was opened."""
-        if "route" in self.__dict__:
-            self.route.close()
-            del self.__dict__["route"]
+    def dump(self, kind: int, body: bytes) -> list[bytes]:
+        """Return the bodies of all objects that match. A dump that a change interrupted is begun again.
 
-    def index(self, device: str) -> int:
-        """Return a device's index; raise TableError if there is none."""
+        Every body begins with its address family. A kernel without IPv6 answers for all families when asked for that one.
+        """
+        for _ in range(_TRIES):
+            with self._lock:
+                bodies, _, interrupted = self._exchange([(kind, rtnl.DUMP, body)])
+            if not interrupted:
+                return [found for found in bodies if not body[0] or found[0] == body[0]]
+        raise NetlinkError(errno.EINTR, "the table changes faster than it can be read")
+
+    def get(self, kind: int, body: bytes) -> bytes | None:
+        """Return the body of one object; None if the kernel says that there is none."""
+        with self._lock:
+            bodies, errors, _ = self._exchange([(kind, rtnl.ACK, body)])
+        error = errors[0]
+        if error is None:
+            return bodies[0]
+        if error.errno in (errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENXIO):
+            return None
+        raise error
+
+    def try_all(self, requests: Sequence[Request]) -> list[NetlinkError | None]:
+        """Send all requests in one write; the kernel does them in order and does not stop at a failure."""
+        with self._lock:
+            _, errors, _ = self._exchange([(kind, flags | rtnl.ACK, body) for kind, flags, body in requests])
+        return errors
+
+    def change(self, *requests: Request, gone: Sequence[int] = ()) -> None:
+        """Send all requests; raise the first error that is not among the error numbers of `gone`."""
+        for error in self.try_all(requests):
+            if error is not None and error.errno not in gone:
+                raise error
+
+    def index(self, device: str) -> int | None:
+        """Return a device's index; None if there is none of that name."""
         try:
-            return socket.if_nametoindex(device)
+            reply = fcntl.ioctl(self._sockets()[1], _SIOCGIFINDEX, struct.pack("=16si20x", device.encode()[:15], 0))
         except OSError as error:
-            raise TableError(f"there is no device {device}") from error
-
-    def route_to(self, address: IPv4Address | IPv6Address) -> Any | None:
-        """Return the kernel's route to an address, or None if it has none."""
-        try:
-            return next(iter(self.route.route("get", dst=str(address), family=FAMILY[address.version])))
-        except NetlinkError as error:
-            if error.code in _UNREACHABLE:
+            if error.errno == errno.ENODEV:
                 return None
-            raise TableError(str(error)) from error
+            raise NetlinkError(error.errno or errno.EIO, device) from error
+        return int(struct.unpack_from("=16xi", reply)[0])
 
-    def proxies(self, family: int) -> Iterator[tuple[int, IPv4Address | IPv6Address, int]]:
-        """Yield (ifindex, address, protocol) of proxy entries: pyroute2 cannot ask for them."""
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as query:
-            request = struct.pack("=IHHII", 28, _RTM_GETNEIGH, _DUMP, 1, 0)
-            query.send(request + struct.pack("=BBHiHBB", family, 0, 0, 0, 0, NTF_PROXY, 0))
-            while True:
-                data = query.recv(65536)
-                while data:
-                    length, kind = struct.unpack_from("=IH", data)
-                    if kind == _DONE:
-                        return
-                    if kind == _ERROR:
-                        raise TableError("proxy entries cannot be listed")
-                    yield _proxy(data[16:length])
-                    data = data[(length + 3) & ~3 :]
+    def need_index(self, device: str) -> int:
+        """Return a device's index; raises `NetlinkError` if there is none of that name."""
+        index = self.index(device)
+        if index is None:
+            raise NetlinkError(errno.ENODEV, device)
+        return index
+
+    def name(self, index: int) -> str | None:
+        """Return the name of the device with this index."""
+        try:
+            reply = fcntl.ioctl(self._sockets()[1], _SIOCGIFNAME, struct.pack("=16xi20x", index))
+        except OSError as error:
+            if error.errno in (errno.ENODEV, errno.ENXIO):
+                return None
+            raise NetlinkError(error.errno or errno.EIO, str(index)) from error
+        return rtnl.string(reply[:16].partition(b"\0")[0])
+
+    def _exchange(self, requests: Sequence[Request]) -> tuple[list[bytes], list[NetlinkError | None], bool]:
+        first = self._sequence + 1
+        self._sequence += len(requests)
+        self._send(b"".join(rtnl.message(kind, flags, first + at, body) for at, (kind, flags, body) in enumerate(requests)))
+        bodies: list[bytes] = []
+        errors: dict[int, NetlinkError | None] = {}
+        interrupted = False
+        while len(errors) < len(requests):
+            for kind, flags, sequence, body in rtnl.messages(self._receive()):
+                if not first <= sequence < first + len(requests):
+                    continue  # the rest of an exchange that an exception cut short
+                interrupted |= bool(flags & rtnl.DUMP_INTR)
+                if kind == rtnl.ERROR or kind == rtnl.DONE:
+                    errors[sequence] = _error(kind, flags, body)
+                else:
+                    bodies.append(body)
+        if len(requests) == 1 and errors[first] is not None and requests[0][1] & rtnl.DUMP == rtnl.DUMP:
+            raise errors[first] or AssertionError
+        return bodies, [errors[first + at] for at in range(len(requests))], interrupted
+
+    def _send(self, raw: bytes) -> None:
+        try:
+            self._sockets()[0].sendto(raw, (0, 0))
+        except OSError as error:
+            raise NetlinkError(error.errno or errno.EIO, "a request could not be sent") from error
+
+    def _receive(self) -> bytes:
+        try:
+            return self._sockets()[0].recv(_RECEIVE)
+        except OSError as error:  # a timeout, which has no number, too
+            raise NetlinkError(error.errno or errno.ETIMEDOUT, "no answer could be received") from error
 
 
-def _proxy(body: bytes) -> tuple[int, IPv4Address | IPv6Address, int]:
-    (ifindex,) = struct.unpack_from("=i", body, 4)
-    address, protocol, at = b"\0" * 4, 0, 12
-    while at + 4 <= len(body):
-        size, kind = struct.unpack_from("=HH", body, at)
-        value = body[at + 4 : at + size]
-        if kind == _NDA_DST:
-            address = value
-        elif kind == _NDA_PROTOCOL:
-            protocol = value[0]
-        at += (size + 3) & ~3
-    return ifindex, ip_address(address), protocol
-
-
-@contextlib.contextmanager
-def refusals(*forgiven: int) -> Iterator[None]:
-    """Turn the kernel's refusals into TableError, but for the error numbers that mean "it is so already"."""
-    try:
-        yield
-    except NetlinkError as error:
-        if error.code not in forgiven:
-            raise TableError(str(error)) from error
-    except OSError as error:
-        raise TableError(str(error)) from error
+def _error(kind: int, flags: int, body: bytes) -> NetlinkError | None:
+    code = -int(struct.unpack_from("=i", body)[0]) if len(body) >= 4 else 0
+    if code <= 0:
+        return None
+    # Kernel: an error's extended attributes follow the echoed header (CAP_ACK leaves out the payload).
+    at = 20 if kind == rtnl.ERROR else 4
+    words = rtnl.attributes(body, at).get(1) if flags & rtnl.ACK_TLVS else None
+    return NetlinkError(code, rtnl.string(words))
 
 
 def inside(netns: int, work: Callable[[], T]) -> T:
@@ -141,7 +208,7 @@ def inside(netns: int, work: Callable[[], T]) -> T:
     return results[0]
 
 
-@contextlib.contextmanager
+@contextmanager
 def opened(path: str | Path) -> Iterator[int]:
     """Open a namespace by path for the length of a `with` block."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
