@@ -66,7 +66,7 @@ class Servers:
 
     def stream(self, family: int, seconds: float, streams: int, down: bool) -> float:
         """Return Gbit/s."""
-        flags = ["-P", str(streams), *(["-R"] if down else []), "-t", str(seconds), "-J"]
+        flags = ["-P", str(streams), *(["-R"] if down else []), "-t", str(max(1, round(seconds))), "-J"]
         address = self._path.address[family]
         said = self._path.machines.sh(self._path.client, f"iperf3 -c {address} {' '.join(flags)}")
         return float(json.loads(said)["end"]["sum_received"]["bits_per_second"] / 1e9)
