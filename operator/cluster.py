@@ -114,7 +114,13 @@ class Cluster:
 
     @property
     def network(self) -> ClusterNetworkSpec:
-        """The settings of the pod network: those of `default`, or the defaults."""
+        """The settings of the pod network: those of `default`, or the defaults.
+
+        While `default` cannot be understood, what was published last stays: the defaults could be another network.
+        """
+        last = self.shards.get("network-0")
+        if any(each.kind == "ClusterNetwork" and each.metadata.name == NETWORK_NAME for each in self.rejected) and last:
+            return last.spec.network or ClusterNetworkSpec()
         return next((each.spec for each in self.networks if each.metadata.name == NETWORK_NAME), ClusterNetworkSpec())
 
     def selected(self, selector: LabelSelector) -> list[Node]:

@@ -201,7 +201,7 @@ def _progress(receipts: _Receipts, at: tuple[str, int] | None, owner: str) -> tu
     behind = list(receipts.lagging(at)) if at is not None else list(receipts.agents)
     count = f"{total - len(behind)}/{total}"
     if failed := receipts.failures.get(owner):
-        texts = [f"node {node}: {message}" for node, message in failed]
+        texts = [f"{node}: {message}" for node, message in failed]
         return count, Finding(False, Reason.NODE_FAILED, shorten(texts))
     if behind:
         return count, Finding(False, Reason.PROGRAMMING, f"{count} nodes have it; waiting for {shorten(behind)}")

@@ -190,7 +190,7 @@ def _ordered(gateways: Sequence[RuleGateway]) -> tuple[RuleGateway, ...]:
 
 def _moving(gateway: GatewaySelection, node: str) -> Finding:
     addresses = " and ".join(gateway.egressIPs)
-    return Finding(False, Reason.ADDRESS_MOVING, f"{addresses}: waits until node {node} has let go of it")
+    return Finding(False, Reason.ADDRESS_MOVING, f"{addresses}: waits until {node} has let go of it")
 
 
 def _addressless(index: int, gateway: GatewaySelection, node: str, families: Sequence[int]) -> Finding:
@@ -199,12 +199,12 @@ def _addressless(index: int, gateway: GatewaySelection, node: str, families: Seq
         message = f"spec.gateways[{index}].egressIPs has no {lacking} address, which a destination needs: add one"
     elif gateway.interface:
         message = (
-            f"node {node} has no {lacking} address on interface {gateway.interface}, which a destination needs: "
+            f"gateway {node} has no {lacking} address on interface {gateway.interface}, which a destination needs: "
             "give it one, or change interface"
         )
     else:
         message = (
-            f"node {node} has no {lacking} internal address, which a destination needs: "
+            f"gateway {node} has no {lacking} internal address, which a destination needs: "
             "start its kubelet with --node-ip of both families, or name an interface or egressIPs"
         )
     return Finding(False, Reason.NO_ADDRESS, message)

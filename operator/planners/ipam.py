@@ -179,7 +179,7 @@ def _state(cluster: Cluster, pool: IPPool, given: dict[str, list[Network]], ever
     if outside:
         message = f"{shorten(outside)} keep blocks that lie in no pool: widen a range, or drain and delete the nodes"
         return Finding(False, Reason.POOL_SHRUNK, message)
-    return Finding(True, Reason.ALLOCATED, f"{len(selected)} nodes have their blocks.")
+    return Finding(True, Reason.ALLOCATED, f"{len(selected)}/{len(selected)} nodes have their blocks.")
 
 
 def shorten(names: Sequence[str], most: int = 3) -> str:
