@@ -47,7 +47,10 @@ class EgressRule(Model):
 
 
 class ClusterStateSpec(Model):
-    """Shard `index` of `count` of one section; a section is complete when all its shards are there."""
+    """Shard `index` of `count` of one section; a section is complete when all its shards are there.
+
+    `lastNumber` (in `egress-0`) is the policy number given last, so that a deleted policy's number is not reused soon.
+    """
 
     section: Literal["network", "peers", "egress"]
     index: int = 0
@@ -56,6 +59,7 @@ class ClusterStateSpec(Model):
     clusterCIDRs: Sequence[str] = ()
     peers: Sequence[Peer] = ()
     egress: Sequence[EgressRule] = ()
+    lastNumber: int = 0
 
 
 class ClusterState(Model):

@@ -16,10 +16,14 @@ class HeldAddress(Model):
 
 
 class NodeStateSpec(Model):
-    """What concerns this node alone."""
+    """What concerns this node alone.
+
+    `releasing` lists addresses that were taken away and that no receipt has shown as gone yet: nobody else gets them.
+    """
 
     podCIDRs: Sequence[str] = ()
     egressAddresses: Sequence[HeldAddress] = ()
+    releasing: Sequence[str] = ()
 
 
 class InterfaceFact(Model):

@@ -23,7 +23,6 @@ class Reason(Enum):
     EXCLUDED_OUTSIDE = "ExcludedOutsideDestinations", "An excluded CIDR lies in no destination, so it excludes nothing."
     EGRESS_IP_CLAIMED = "EgressIPClaimed", "An egress address belongs to an older policy."
     EGRESS_IP_IN_CLUSTER = "EgressIPInsideCluster", "An egress address lies in a range of pods or Services."
-    DESTINATION_IN_CLUSTER = "DestinationInsideCluster", "A destination lies wholly in a range of pods or Services."
     POOL_OVERLAP = "PoolOverlap", "A range overlaps one of an older pool, or of Services."
     NOT_DEFAULT = "NotDefault", "Only the ClusterNetwork named default counts."
 

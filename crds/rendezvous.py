@@ -33,8 +33,10 @@ def gateway_slots(gateways: Sequence[RuleGateway]) -> list[int]:
     """
     if not gateways:
         return []
-    index = {gateway.node: number for number, gateway in enumerate(gateways)}
-    weights = {gateway.node: gateway.weight for gateway in gateways}
+    # The addresses are part of the key because one node may hold two of a policy's egress addresses.
+    names = [f"{gateway.node} {','.join(gateway.addresses)}" for gateway in gateways]
+    index = {name: number for number, name in enumerate(names)}
+    weights = {name: gateway.weight for name, gateway in zip(names, gateways, strict=True)}
     return [index[str(choose(str(share), weights))] for share in range(SLOTS)]
 
 

@@ -88,7 +88,21 @@ class Reflector(Generic[T]):
             key: value for key, value in (("fieldSelector", field_selector), ("labelSelector", label_selector)) if value
         }
         self._version = ""
+        self._learnt: dict[str, str] = {}
         self._heard = time.monotonic()
+
+    def learn(self, raw: bytes) -> None:
+        """Take in an object that the server has just answered to a write of ours, before the watch tells of it.
+
+        Events that are older than it are then passed over, so that a decision never sees its own past.
+        """
+        meta = msgspec.json.decode(raw, type=_Named).metadata
+        self._take(msgspec.Raw(raw))
+        self._learnt[_key(meta)] = meta.resourceVersion
+
+    def forget(self, key: str) -> None:
+        """Take in that the server has just confirmed a deletion."""
+        self._remove(key)
 
     def last_event_age(self) -> float:
         """Return the seconds since the server last said anything, bookmarks included: over 150 is a dead watch."""
@@ -127,6 +141,7 @@ class Reflector(Generic[T]):
             if not page.metadata.next:
                 break
             query["continue"] = page.metadata.next
+        self._learnt.clear()
         # What the list no longer has was deleted while we were not watching.
         for key in (self.items.keys() | self.rejected.keys()) - seen:
             changed |= self._remove(key)
@@ -163,12 +178,23 @@ class Reflector(Generic[T]):
             raise ApiError(failure.code, failure.reason, failure.message)
         meta = msgspec.json.decode(event.object, type=_Named).metadata
         changed = False
+        if event.type != "BOOKMARK" and self._is_old(_key(meta), meta.resourceVersion):
+            return False
         if event.type == "DELETED":
             changed = self._remove(_key(meta))
         elif event.type in ("ADDED", "MODIFIED"):
             _, changed = self._take(event.object)
         self._version = meta.resourceVersion
         return changed
+
+    def _is_old(self, key: str, version: str) -> bool:
+        learnt = self._learnt.get(key)
+        if learnt is None:
+            return False
+        if version.isdigit() and learnt.isdigit() and int(version) < int(learnt):
+            return True
+        del self._learnt[key]
+        return False
 
     def _take(self, raw: msgspec.Raw) -> tuple[str, bool]:
         key = _key(msgspec.json.decode(raw, type=_Named).metadata)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -82,6 +83,11 @@ class ApiServer:
         documents = [document for file in files for document in yaml.safe_load_all(file.read_text()) if document]
         self.kubectl("apply", "--server-side", "-f", "-", stdin=documents)
         self.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
+        # Discovery tells of a new definition a moment later, and kubectl keeps what it was told before.
+        deadline = time.monotonic() + 20
+        while self.kubectl("get", "egp,tgpool,tgnet,tgns,tgcs", check=False).returncode:
+            assert time.monotonic() < deadline, "definitions are not served"
+            shutil.rmtree(self.folder / "cache", ignore_errors=True)
 
     def account(self, name: str) -> Path:
         """Return a kubeconfig of one of our service accounts, with the rights that ship."""

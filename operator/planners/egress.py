@@ -1,0 +1,69 @@
+"""Which egress policies are in force, under which number, with which gateways."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tidegate.crds.cluster_state import EgressRule
+from tidegate.crds.egress import EgressPolicy
+from tidegate.operator.cluster import Cluster
+from tidegate.operator.plan import Plan, Verdict
+from tidegate.operator.planners import egress_accept, egress_gateways, egress_shadow
+
+NUMBERS = 1 << 20
+"""Policy numbers are 1..2^20: they are added to the tunnel's vniBase, and a VNI has 24 bits."""
+
+
+def plan(cluster: Cluster, plan: Plan) -> Plan:
+    """Fill in the rules, the addresses that nodes hold, and the policies' verdicts."""
+    accepted, refusals = egress_accept.accept(cluster, plan)
+    numbers, last = _numbers(cluster, accepted)
+    holding = egress_gateways.hold(cluster, accepted)
+    shadows = egress_shadow.shadows(accepted)
+    verdicts = {f"EgressPolicy/{name}": Verdict(finding) for name, finding in refusals.items()}
+    rules = []
+    for policy in accepted:
+        name = policy.metadata.name
+        gateways, ready = egress_gateways.choose(cluster, policy, holding)
+        verdicts[f"EgressPolicy/{name}"] = Verdict(shadows[name], ready)
+        rules.append(
+            EgressRule(
+                name=name,
+                uid=policy.metadata.uid,
+                number=numbers[policy.metadata.uid],
+                selectors=policy.spec.selectors,
+                destinationCIDRs=policy.spec.destinationCIDRs,
+                excludedCIDRs=policy.spec.excludedCIDRs,
+                created=policy.metadata.creationTimestamp,
+                priority=policy.spec.priority,
+                gateways=gateways,
+                whenNoGateway=policy.spec.whenNoGateway,
+            )
+        )
+    return replace(
+        plan,
+        rules=tuple(sorted(rules, key=lambda rule: rule.name)),
+        held=holding.held,
+        releasing=holding.releasing,
+        last_number=last,
+        verdicts={**plan.verdicts, **verdicts},
+    )
+
+
+def _numbers(cluster: Cluster, policies: Sequence[EgressPolicy]) -> tuple[dict[str, int], int]:
+    """Give each policy's uid its number: the one it has, or the next after the last one given."""
+    published = {rule.uid: rule.number for shard in cluster.shards.values() for rule in shard.spec.egress}
+    wanted = {policy.metadata.uid for policy in policies}
+    numbers = {uid: number for uid, number in published.items() if uid in wanted}
+    # Numbers of policies that were deleted a moment ago are still on their way through the tunnels.
+    taken = set(published.values())
+    last = max((shard.spec.lastNumber for shard in cluster.shards.values()), default=0)
+    for policy in policies:
+        if policy.metadata.uid not in numbers:
+            last = last % NUMBERS + 1
+            while last in taken:
+                last = last % NUMBERS + 1
+            numbers[policy.metadata.uid] = last
+            taken.add(last)
+    return numbers, last
