@@ -125,7 +125,8 @@ class Agent:
             return
         order = inputs_module.order(self.node, inputs, self._endpoints())
         is_fresh = inputs is not self._saved or self.is_synced
-        self.facts, self.receipt = await asyncio.to_thread(self.kernel.apply, order, may_drop=is_fresh)
+        facts, self.receipt = await asyncio.to_thread(self.kernel.apply, order, may_drop=is_fresh)
+        self.facts = facts
         async with self._passed:
             self.order = order
             self.passes += 1
@@ -134,7 +135,7 @@ class Agent:
             await asyncio.to_thread(inputs_module.save, self.kernel.places.state / "inputs.json", inputs)
             self._saved = inputs
         if self.is_synced:
-            await self._publish(status(order, inputs, self.facts, self.receipt))
+            await self._publish(status(order, inputs, facts, self.receipt))
 
     async def _publish(self, receipt: NodeStateStatus) -> None:
         body = msgspec.json.encode(receipt)
