@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import msgspec
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -84,8 +84,7 @@ def status(agent: Agent) -> Status:
 
 def application(agent: Agent) -> web.Application:
     """Build the HTTP application."""
-    registry = CollectorRegistry()
-    registry.register(_Packets(agent))
+    REGISTRY.register(_Packets(agent))
 
     async def healthz(_: web.Request) -> web.Response:
         ages = [reflector.last_event_age() for reflector in agent.reflectors if reflector.synced.is_set()]
@@ -97,7 +96,7 @@ def application(agent: Agent) -> web.Application:
         return web.Response(status=200 if ready else 503, text="ok\n" if ready else "no order has been applied yet\n")
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), content_type="text/plain")
+        return web.Response(body=generate_latest(REGISTRY), content_type="text/plain")
 
     async def describe(_: web.Request) -> web.Response:
         return web.Response(body=msgspec.json.encode(status(agent)), content_type="application/json")

@@ -9,11 +9,19 @@ from pathlib import Path
 from typing import Protocol
 
 import structlog
+from prometheus_client import Histogram
 
 from tidegate.datapath.cni import spec
 from tidegate.datapath.cni.spec import CniError, Code, Request, Result
 
 log = structlog.get_logger()
+
+REQUESTS = Histogram(
+    "tidegate_cni_request_seconds",
+    "Time from a CNI request to its answer, by command.",
+    ["command"],
+    buckets=[number / 1000 for number in (2, 5, 10, 15, 20, 30, 40, 60, 80, 120, 200, 400, 1000, 5000)],
+)
 
 _MAX_BYTES = 1 << 20
 _READ_S = 10.0
@@ -91,7 +99,8 @@ async def respond(raw: bytes, pods: Sandboxes) -> tuple[int, bytes]:
     version = spec.version_of(raw)
     try:
         request = spec.parse(raw)
-        return 0, await _carry_out(request, pods)
+        with REQUESTS.labels(request.command).time():
+            return 0, await _carry_out(request, pods)
     except CniError as error:
         log.info("CNI request refused", code=int(error.code), reason=str(error))
         return 1, spec.render_error(version, error)

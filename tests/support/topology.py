@@ -99,7 +99,7 @@ class Topology:
         return machine
 
     def pod_link(self, node: str, pod: str, device: str, v4: str, v6: str, mtu: int = 1450) -> None:
-        """Make a pod namespace linked to a node as the CNI plugin links it."""
+        """Make a pod namespace linked to a node as the CNI plugin links it: outside the cluster, packets are of 1450 bytes."""
         self.add(pod)
         self.sh(
             node,
@@ -116,10 +116,12 @@ class Topology:
             ip address add {v4}/32 dev eth0
             ip address add {v6}/128 dev eth0 nodad
             ip route add 169.254.1.1 dev eth0 scope link
-            ip route add default via 169.254.1.1
+            ip route add default via 169.254.1.1 mtu 1450
+            ip route add 10.40.0.0/16 via 169.254.1.1
             ip neighbour add 169.254.1.1 dev eth0 lladdr 02:74:67:00:00:01 nud permanent
             ip -6 neighbour add fe80::1 dev eth0 lladdr 02:74:67:00:00:01 nud permanent
-            ip -6 route add default via fe80::1 dev eth0
+            ip -6 route add default via fe80::1 dev eth0 mtu 1450
+            ip -6 route add fd40::/48 via fe80::1 dev eth0
             """,
         )
 
