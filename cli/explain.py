@@ -23,9 +23,7 @@ from tidegate.operator.reconcile import reconcile
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `tidegate explain`."""
-    parser.add_argument(
-        "files", nargs="+", metavar="FILE", help="yaml with policies, pools, Nodes; - for standard input"
-    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="yaml with policies, pools, Nodes; - for standard input")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,9 +53,7 @@ def explain(resources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     cluster = documents.cluster(resources)
     plan = reconcile(cluster)
     shards = wire.shards(cluster, plan)
-    marks = {rule.uid: (name, 0) for name, shard in shards.items() for rule in shard.egress} | {
-        "network": ("network-0", 0)
-    }
+    marks = {rule.uid: (name, 0) for name, shard in shards.items() for rule in shard.egress} | {"network": ("network-0", 0)}
     found = verdicts.statuses(_obeyed(cluster, plan), plan, marks, datetime.now(UTC))
     answer: dict[str, Any] = {
         "orders": {name: msgspec.to_builtins(spec) for name, spec in wire.orders(cluster, plan).items()},

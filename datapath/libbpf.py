@@ -160,7 +160,7 @@ class _TestRun(ctypes.Structure):
     )
 
 
-def test_run(prog_fd: int, packet: bytes, context: bytes = b"", repeat: int = 1) -> tuple[int, bytes, int, bytes]:
+def prog_test_run(prog_fd: int, packet: bytes, context: bytes = b"", repeat: int = 1) -> tuple[int, bytes, int, bytes]:
     """Run a program on a packet; return (verdict as a signed number, packet out, ns a run, context out)."""
     out = ctypes.create_string_buffer(len(packet) + 256)
     context_out = ctypes.create_string_buffer(max(len(context), 1))

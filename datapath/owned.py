@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,3 +43,8 @@ class Places:
 def tunnel_device(owned: Owned) -> str:
     """Name the VXLAN device, `tgvxlan` by default."""
     return f"{owned.devicePrefix}vxlan"
+
+
+def cache_folder() -> Path:
+    """Return the user's folder for things that can be made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegate"

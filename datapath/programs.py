@@ -14,7 +14,7 @@ import msgspec
 
 from tidegate.datapath import loader
 from tidegate.datapath.layout import Layout, read_layout
-from tidegate.datapath.owned import Places
+from tidegate.datapath.owned import Places, cache_folder
 
 BPF_FS_MAGIC = "bpf"
 
@@ -77,19 +77,21 @@ def find_headers(cache: Path) -> Path:
     if (running / "include").is_dir() and not list(Path("/usr/src").glob("linux-headers-*-common")):
         return running
     trees = sorted(path for path in Path("/usr/src").glob("linux-headers-*") if (path / "arch").is_dir())
-    merged = cache / "headers"
+    if not trees:
+        raise Unfit("no kernel headers for bcc; install linux-headers-amd64 or linux-headers-generic")
     # The common part first, so that the architecture's files win.
     ordered = sorted(trees, key=lambda path: (not path.name.endswith("-common"), path.name))
-    if not ordered:
-        raise Unfit("no kernel headers for bcc; install linux-headers-amd64 or linux-headers-generic")
-    stamp = merged / ".made-from"
-    listing = "\n".join(str(path) for path in ordered)
-    if not stamp.exists() or stamp.read_text() != listing:
-        shutil.rmtree(merged, ignore_errors=True)
-        merged.mkdir(parents=True)
+    digest = hashlib.blake2b("\n".join(map(str, ordered)).encode(), digest_size=8).hexdigest()
+    merged = cache / f"headers-{digest}"
+    if not merged.is_dir():
+        aside = cache / f"headers-{digest}.{os.getpid()}"
+        aside.mkdir(parents=True)
         for tree in ordered:
-            subprocess.run(["cp", "-asf", f"{tree}/.", f"{merged}/"], check=True)
-        stamp.write_text(listing)
+            subprocess.run(["cp", "-asf", f"{tree}/.", f"{aside}/"], check=True)
+        try:
+            aside.rename(merged)
+        except OSError:  # another agent on this machine was faster
+            shutil.rmtree(aside)
     return merged
 
 
@@ -120,7 +122,7 @@ def _load(places: Places, sizes: Sizes, programs: Path, maps: Path, description:
         programs=str(programs),
         layout=str(description),
         defines=asdict(sizes),
-        headers=str(find_headers(places.state)),
+        headers=str(find_headers(cache_folder())),
     )
     child = subprocess.run(
         [sys.executable, "-m", "tidegate.datapath.loader", msgspec.json.encode(request).decode()],

@@ -29,7 +29,7 @@ class ApiError(Exception):
         self.status, self.reason, self.message = status, reason, message
 
 
-class Unreachable(ConnectionError):  # noqa: N818 (reads as a fact)
+class Unreachable(ConnectionError):
     """No answer came. `kind` says how far we got; after `closed` and `timeout` the server may have done the work."""
 
     def __init__(self, kind: Literal["refused", "tls", "timeout", "closed"], message: str) -> None:
@@ -102,9 +102,7 @@ class Client:
         return await self.apply(f"{path}/status", body, field_manager)
 
     @asynccontextmanager
-    async def stream(
-        self, path: str, query: Mapping[str, str], silence_s: float
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def stream(self, path: str, query: Mapping[str, str], silence_s: float) -> AsyncIterator[AsyncIterator[bytes]]:
         """Open a watch and yield its chunks as they arrive; Unreachable `timeout` after `silence_s` without any."""
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REQUEST_TIMEOUT_S, sock_read=silence_s)
         with _translated():

@@ -127,9 +127,7 @@ class Election:
                 ours = msgspec.structs.replace(
                     ours, acquireTime=lease.spec.acquireTime, leaseTransitions=lease.spec.leaseTransitions
                 )
-            elif lease.spec.holderIdentity and self._clock() - self._record_seen < (
-                lease.spec.leaseDurationSeconds or LEASE_S
-            ):
+            elif lease.spec.holderIdentity and self._clock() - self._record_seen < (lease.spec.leaseDurationSeconds or LEASE_S):
                 return False
             else:
                 ours = msgspec.structs.replace(ours, leaseTransitions=(lease.spec.leaseTransitions or 0) + 1)

@@ -57,7 +57,7 @@ class _Failure(msgspec.Struct):
     message: str = ""
 
 
-class _Gone(Exception):  # noqa: N818 (reads as a fact)
+class _Gone(Exception):
     """The server no longer knows our resourceVersion: list again."""
 
 

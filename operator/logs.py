@@ -15,9 +15,7 @@ def configure(style: str) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso"),
     ]
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if is_console else structlog.processors.JSONRenderer()
-    )
+    renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer() if is_console else structlog.processors.JSONRenderer()
     finish: list[structlog.typing.Processor] = [] if is_console else [structlog.processors.format_exc_info]
     structlog.configure(
         processors=[*shared, *finish, renderer],

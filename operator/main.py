@@ -36,9 +36,7 @@ LOST_LEASE = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operator's arguments."""
-    parser.add_argument(
-        "--kubeconfig", default=os.environ.get("KUBECONFIG"), help="default: $KUBECONFIG, else the pod's"
-    )
+    parser.add_argument("--kubeconfig", default=os.environ.get("KUBECONFIG"), help="default: $KUBECONFIG, else the pod's")
     parser.add_argument("--http", default="0.0.0.0:9975", metavar="ADDR:PORT", help="default: %(default)s")
     parser.add_argument("--log", choices=("auto", "json", "console"), default="auto", help="default: %(default)s")
 

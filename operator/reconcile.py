@@ -18,8 +18,7 @@ PLANNERS: Sequence[Planner] = (ipam.plan, routing.plan, egress.plan)
 def reconcile(cluster: Cluster) -> Plan:
     """Decide what the nodes shall be. The same cluster always gives the same plan, in whatever order it was read."""
     verdicts = {
-        f"{each.kind}/{each.metadata.name}": Verdict(Finding(False, Reason.INVALID, each.message))
-        for each in cluster.rejected
+        f"{each.kind}/{each.metadata.name}": Verdict(Finding(False, Reason.INVALID, each.message)) for each in cluster.rejected
     }
     plan = Plan(verdicts=verdicts)
     for planner in PLANNERS:

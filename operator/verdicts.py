@@ -151,8 +151,7 @@ def _unheld(cluster: Cluster, plan: Plan, owner: str) -> list[str]:
         f"{each.address} on {node}"
         for node, held in sorted(plan.held.items())
         for each in held
-        if each.owner == owner
-        and (node not in cluster.states or each.address not in cluster.states[node].status.heldAddresses)
+        if each.owner == owner and (node not in cluster.states or each.address not in cluster.states[node].status.heldAddresses)
     ]
 
 

@@ -37,9 +37,7 @@ def orders(cluster: Cluster, plan: Plan) -> dict[str, NodeStateSpec]:
 
 def shards(cluster: Cluster, plan: Plan) -> dict[str, ClusterStateSpec]:
     """Return the spec of every ClusterState; each section has one at least, so that agents know that it is empty."""
-    found = {
-        "network-0": ClusterStateSpec(section="network", network=plan.network, clusterCIDRs=tuple(plan.cluster_cidrs))
-    }
+    found = {"network-0": ClusterStateSpec(section="network", network=plan.network, clusterCIDRs=tuple(plan.cluster_cidrs))}
     peers = _spread("peers", {peer.node: peer for peer in plan.peers}, cluster.shards)
     for index, part in enumerate(peers):
         found[f"peers-{index}"] = ClusterStateSpec(section="peers", index=index, count=len(peers), peers=part)

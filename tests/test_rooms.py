@@ -77,9 +77,7 @@ def test_each_library_has_its_doors(library: str) -> None:
     doors, reason = DOORS[library]
     for _, path in FILES:
         if not where(path).startswith(doors):
-            assert all(name.partition(".")[0] != library for name in imports(path)), (
-                f"{where(path)}: {library}: {reason}"
-            )
+            assert all(name.partition(".")[0] != library for name in imports(path)), f"{where(path)}: {library}: {reason}"
 
 
 @pytest.mark.parametrize("path", [path for _, path in FILES], ids=where)

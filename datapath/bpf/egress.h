@@ -164,12 +164,10 @@ static __always_inline int tg_snat(struct __sk_buff *skb, const struct tg_config
 	return tg_to_neighbour(skb, config, ifindex, &via, number ? TG_FORWARD_SNAT : TG_FORWARD_MASQUERADE);
 }
 
-/* The policy and gateway of a connection that begins now. Fills `flow` for a gateway elsewhere. Returns the policy's number
- * with kind TUNNEL or SNAT in `flow`, or a negative TG_DROP reason. */
-static __always_inline int tg_choose_path(const struct tg_packet *p, const struct tg_endpoint *pod, struct tg_flow *flow)
+/* The policy and gateway of a connection that begins now. Returns the policy's number (0: none applies) and in `gateway`
+ * where to send it (zero: translate here), or a negative TG_DROP reason. */
+static __always_inline int tg_choose_path(const struct tg_packet *p, const struct tg_endpoint *pod, struct tg_addr *gateway)
 {
-	__u32 number = 0;
-	flow->kind = TG_FLOW_SNAT;
 	if (pod->flags & TG_EP_HOLD)
 		return -TG_DROP_HELD;
 	if (!pod->policy_class)
@@ -178,17 +176,24 @@ static __always_inline int tg_choose_path(const struct tg_packet *p, const struc
 	struct tg_egress *rule = tg_egress.lookup(&key);
 	if (!rule || !rule->number)
 		return 0;
-	number = rule->number;
+	__u32 number = rule->number;
 	struct tg_path *path = tg_path.lookup(&number);
 	if (!path)
 		return -TG_DROP_NO_GATEWAY;
 	__u32 chosen = path->slot[pod->slot & (TG_SLOTS - 1)];
 	if (chosen >= TG_GATEWAYS)
 		return path->flags & TG_PATH_ALLOW ? 0 : -TG_DROP_NO_GATEWAY;
-	flow->addr = path->gateway[chosen];
-	if (!tg_addr_is_zero(&flow->addr))
-		flow->kind = TG_FLOW_TUNNEL;
+	*gateway = path->gateway[chosen];
 	return number;
+}
+
+/* Let a connection through the tunnel keep its gateway, whatever becomes of the policy. */
+static __always_inline void tg_remember_path(const struct tg_packet *p, __u32 number, const struct tg_addr *gateway)
+{
+	struct tg_flow flow = { .addr = *gateway, .number = number, .kind = TG_FLOW_TUNNEL };
+	flow.created = flow.touched = tg_now();
+	flow.state = TG_STATE_ANSWERED; /* no answer passes this entry: keep it as long as an open connection */
+	tg_flow.update((struct tg_flow_key *)&p->key, &flow);
 }
 
 /* A pod's packet to a destination outside the cluster. `flow` is what the table has under the packet's key; `direct` means
@@ -196,50 +201,36 @@ static __always_inline int tg_choose_path(const struct tg_packet *p, const struc
 static __always_inline int tg_leave(struct __sk_buff *skb, const struct tg_config *config, const struct tg_packet *p,
 				    const struct tg_endpoint *pod, struct tg_flow *flow, bool direct)
 {
-	struct tg_addr here = {};
-	if (flow && flow->created < pod->born)
-		flow = 0;
-	if (flow && flow->kind == TG_FLOW_ANSWER && !tg_is_tcp_open(p)) {
+	struct tg_addr gateway = {}, here = {};
+	int number = -1;
+	__u64 now = tg_now();
+	if (flow && (flow->created < pod->born || tg_is_tcp_open(p)))
+		number = -1; /* an earlier owner of the address, or a new connection: decide anew */
+	else if (flow && flow->kind == TG_FLOW_ANSWER) {
 		tg_mark(skb, config);
 		return TG_PASS(ANSWER);
+	} else if (flow && flow->kind == TG_FLOW_SNAT) {
+		number = flow->number;
+	} else if (flow && flow->kind == TG_FLOW_TUNNEL && !tg_is_idle(flow, p->key.proto, now)) {
+		number = flow->number;
+		gateway = flow->addr;
+		if (now - flow->touched > TG_TOUCH_NS)
+			flow->touched = now;
 	}
-	if (flow && flow->kind == TG_FLOW_TUNNEL && !tg_is_tcp_open(p)) {
-		__u64 now = tg_now();
-		struct tg_addr gateway = flow->addr;
-		__u32 number = flow->number;
-		if (!tg_is_idle(flow, p->key.proto, now)) {
-			if (now - flow->touched > TG_TOUCH_NS)
-				flow->touched = now;
-			return tg_to_tunnel(skb, config, &gateway, config->vni_base + number, TG_FORWARD_GATEWAY);
+	if (number < 0) {
+		number = tg_choose_path(p, pod, &gateway);
+		if (number < 0)
+			return tg_exit(TC_ACT_SHOT, -number);
+		if (!number && direct) {
+			tg_mark(skb, config);
+			return TG_PASS(DIRECT);
 		}
+		if (!tg_addr_is_zero(&gateway) && p->has_ports)
+			tg_remember_path(p, number, &gateway);
 	}
-	if (flow && flow->kind == TG_FLOW_SNAT && !tg_is_tcp_open(p))
-		return tg_snat(skb, config, p, flow, flow->number, &here);
-	__u32 zero = 0;
-	struct tg_scratch *scratch = tg_scratch.lookup(&zero);
-	if (!scratch)
-		return TG_DROP(REWRITE);
-	struct tg_flow *fresh = &scratch->flow;
-	__builtin_memset(fresh, 0, sizeof(*fresh));
-	int number = tg_choose_path(p, pod, fresh);
-	if (number < 0)
-		return tg_exit(TC_ACT_SHOT, -number);
-	if (!number && direct) {
-		tg_mark(skb, config);
-		return TG_PASS(DIRECT);
-	}
-	if (fresh->kind == TG_FLOW_SNAT)
-		return tg_snat(skb, config, p, flow, number, &here);
-	if (p->ttl <= 1)
-		return TG_PASS(TTL);
-	struct tg_addr gateway = fresh->addr;
-	if (p->has_ports) {
-		fresh->created = fresh->touched = tg_now();
-		fresh->number = number;
-		fresh->state = TG_STATE_ANSWERED; /* no answer passes this entry: keep it as long as an open connection */
-		tg_flow.update((struct tg_flow_key *)&p->key, fresh);
-	}
-	return tg_to_tunnel(skb, config, &gateway, config->vni_base + number, TG_FORWARD_GATEWAY);
+	if (!tg_addr_is_zero(&gateway))
+		return tg_to_tunnel(skb, config, &gateway, config->vni_base + number, TG_FORWARD_GATEWAY);
+	return tg_snat(skb, config, p, flow, number, &here);
 }
 
 #endif

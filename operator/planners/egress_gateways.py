@@ -132,9 +132,7 @@ def choose(cluster: Cluster, policy: EgressPolicy, holding: Holding) -> tuple[tu
         return _ordered(whole or chosen), problems[0] if problems else None
     if labelled == 0:
         wanted = " or ".join(_describe(gateway) for gateway in policy.spec.gateways)
-        return (), Finding(
-            False, Reason.NO_GATEWAY, f"no node has the label {wanted}: label one with kubectl label node"
-        )
+        return (), Finding(False, Reason.NO_GATEWAY, f"no node has the label {wanted}: label one with kubectl label node")
     if problems:
         return (), problems[0]
     return _last_resort(cluster, policy)
@@ -142,15 +140,11 @@ def choose(cluster: Cluster, policy: EgressPolicy, holding: Holding) -> tuple[tu
 
 def _last_resort(cluster: Cluster, policy: EgressPolicy) -> tuple[tuple[RuleGateway, ...], Finding]:
     """Nobody is alive. What was in force stays, unless the author prefers packets to leave without a gateway."""
-    message = (
-        "the nodes that have the label are not Ready, or their agent is silent: look at kubectl get nodes,tidegate"
-    )
+    message = "the nodes that have the label are not Ready, or their agent is silent: look at kubectl get nodes,tidegate"
     finding = Finding(False, Reason.NO_LIVE_GATEWAY, message)
     if policy.spec.whenNoGateway == "Allow":
         return (), finding
-    labelled = {
-        node.metadata.name for gateway in policy.spec.gateways for node in cluster.selected(gateway.nodeSelector)
-    }
+    labelled = {node.metadata.name for gateway in policy.spec.gateways for node in cluster.selected(gateway.nodeSelector)}
     last = next((each for shard in cluster.shards.values() for each in shard.spec.egress if _is(each, policy)), None)
     return tuple(each for each in last.gateways if each.node in labelled) if last else (), finding
 
@@ -213,7 +207,6 @@ def _addressless(index: int, gateway: GatewaySelection, node: str, families: Seq
 def _describe(gateway: GatewaySelection) -> str:
     parts = [f"{key}={value}" for key, value in sorted(gateway.nodeSelector.matchLabels.items())]
     parts += [
-        f"{each.key} {each.operator} {list(each.values)}".removesuffix(" []")
-        for each in gateway.nodeSelector.matchExpressions
+        f"{each.key} {each.operator} {list(each.values)}".removesuffix(" []") for each in gateway.nodeSelector.matchExpressions
     ]
     return shorten(parts) or "(any)"

@@ -134,19 +134,13 @@ def _result(
     uses = {}
     for pool in pools:
         ranges = [(cidr.network(each.cidr), each.nodeMaskSize) for each in pool.spec.ranges]
-        used = sum(
-            any(cidr.contains(network, block) for network, _ in ranges)
-            for found in networks.values()
-            for block in found
-        )
+        used = sum(any(cidr.contains(network, block) for network, _ in ranges) for found in networks.values() for block in found)
         total = sum(1 << (mask - network.prefixlen) for network, mask in ranges)
         uses[pool.metadata.name] = PoolUse(total, used)
         if cluster.network.podCIDRSource == "IPPool":
             ready = _state(cluster, pool, networks, every)
         else:
-            ready = Finding(
-                True, Reason.ALLOCATED, "Not used: ClusterNetwork takes the ranges that nodes have already."
-            )
+            ready = Finding(True, Reason.ALLOCATED, "Not used: ClusterNetwork takes the ranges that nodes have already.")
         verdicts[f"IPPool/{pool.metadata.name}"] = Verdict(ACCEPTED, ready)
     ranges_of_pools = tuple(str(network) for network in every) if cluster.network.podCIDRSource == "IPPool" else ()
     return replace(

@@ -76,12 +76,8 @@ async def test_good_objects_are_accepted(api_server: apiserver.ApiServer, kind: 
     await create(api_server, kind, copy.deepcopy(spec))
 
 
-@pytest.mark.parametrize(
-    ("kind", "spec", "where", "remedy"), BAD, ids=[f"{kind}-{remedy}" for kind, _, _, remedy in BAD]
-)
-async def test_bad_objects_are_refused(
-    api_server: apiserver.ApiServer, kind: str, spec: Any, where: str, remedy: str
-) -> None:
+@pytest.mark.parametrize(("kind", "spec", "where", "remedy"), BAD, ids=[f"{kind}-{remedy}" for kind, _, _, remedy in BAD])
+async def test_bad_objects_are_refused(api_server: apiserver.ApiServer, kind: str, spec: Any, where: str, remedy: str) -> None:
     """The message has the path of the field, and says what would be right."""
     with pytest.raises(ApiError) as refused:
         await create(api_server, kind, spec)

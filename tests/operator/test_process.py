@@ -134,9 +134,7 @@ def test_an_egress_address_moves_without_two_holders(policies: World) -> None:
     policies.server.kubectl("label", "node", "node-1", f"{LABEL}=true")
     policies.server.kubectl("label", "node", "node-3", f"{LABEL}-")
     try:
-        eventually(
-            lambda: [each["node"] for each in policies.rules()["web-to-legacy"].get("gateways", ())] == ["node-1"]
-        )
+        eventually(lambda: [each["node"] for each in policies.rules()["web-to-legacy"].get("gateways", ())] == ["node-1"])
         eventually(lambda: policies.conditions("egp", "web-to-legacy")["Ready"] == "True Programmed")
         assert {len(nodes) for _, nodes in policies.agents.holders} == {1}
     finally:
@@ -161,9 +159,7 @@ def test_a_second_field_manager_is_told_of_conflicts(policies: World) -> None:
     body = policies.server.get("egp", "web-to-partner")
     patch = {key: body[key] for key in ("apiVersion", "kind")} | {"metadata": {"name": "web-to-partner"}}
     patch["spec"] = body["spec"] | {"destinationCIDRs": ["192.0.2.0/24"]}
-    refused = policies.server.kubectl(
-        "apply", "--server-side", "--field-manager=second", "-f", "-", stdin=patch, check=False
-    )
+    refused = policies.server.kubectl("apply", "--server-side", "--field-manager=second", "-f", "-", stdin=patch, check=False)
     assert ".spec.destinationCIDRs" in refused.stderr
     body = policies.server.get("egp", "web-to-partner", "--show-managed-fields")
     (ours,) = [each for each in body["metadata"]["managedFields"] if each["manager"] == "tidegate-operator"]

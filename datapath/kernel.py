@@ -1,0 +1,95 @@
+"""The kernel's tables behind one verb: make them match an order, and say what could not be done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from ipaddress import ip_address
+
+from tidegate.datapath import facts as facts_module
+from tidegate.datapath import libbpf
+from tidegate.datapath.facts import Facts
+from tidegate.datapath.lower import DEPENDENCY_ORDER, lower
+from tidegate.datapath.order import Order
+from tidegate.datapath.owned import Places
+from tidegate.datapath.programs import Loaded
+from tidegate.datapath.table import Receipt, Table, reconcile
+from tidegate.datapath.tables.announcements import AnnouncementTable
+from tidegate.datapath.tables.links import LinkTable
+from tidegate.datapath.tables.maps import ArrayTable, MapTable
+from tidegate.datapath.tables.neighbours import NeighbourTable
+from tidegate.datapath.tables.netlink import Netlink
+from tidegate.datapath.tables.programs import ProgramTable
+from tidegate.datapath.tables.routes import RouteTable
+from tidegate.datapath.tables.rules import RuleTable
+from tidegate.datapath.tables.sysctls import SysctlTable
+from tidegate.datapath.tc import Attachments, Filters, Links
+
+_ARRAYS = {"tg_config"}
+
+
+class Kernel:
+    """Owns every table. Its methods block: the agent calls them in a worker thread, one at a time."""
+
+    def __init__(self, places: Places, loaded: Loaded) -> None:
+        self.places = places
+        self.loaded = loaded
+        self._lock = threading.Lock()
+        self._netlink = Netlink()
+        self._announcements = AnnouncementTable()
+        self._maps = [
+            (ArrayTable if name in _ARRAYS else MapTable)(loaded.maps / name, loaded.layout.maps[name])
+            for name in DEPENDENCY_ORDER
+            if name.startswith("tg_")
+        ]
+        self._counter = libbpf.obj_get(loaded.maps / "tg_counter")
+
+    def close(self) -> None:
+        """Close the netlink socket; the tables stay as they are."""
+        self._netlink.close()
+
+    def _tables(self, order: Order) -> Sequence[Table]:
+        owned = order.network.owned
+        links = self.loaded.links
+        attachments: Attachments = Links(links) if facts_module.has_tcx() else Filters(owned.rulePriority)
+        tables: list[Table] = [
+            SysctlTable(),
+            LinkTable(self._netlink, owned),
+            RuleTable(self._netlink, owned),
+            RouteTable(self._netlink, owned),
+            NeighbourTable(self._netlink, owned),
+            self._announcements,
+            *self._maps,
+            ProgramTable(attachments, self.loaded.programs),
+        ]
+        return sorted(tables, key=lambda table: DEPENDENCY_ORDER.index(table.name))
+
+    def apply(self, order: Order, *, may_drop: bool) -> tuple[Facts, Receipt]:
+        """Make every table match `order`; return the facts that it was lowered with and the receipt."""
+        with self._lock:
+            facts, receipt = self._pass(order, may_drop)
+            if receipt.puts.get("links"):
+                # Rows that name a device's index could not be written before there was one.
+                facts, receipt = self._pass(order, may_drop)
+            return facts, receipt
+
+    def _pass(self, order: Order, may_drop: bool) -> tuple[Facts, Receipt]:
+        facts = self.read_facts(order)
+        rows = lower(order, facts)
+        return facts, reconcile(self._tables(order), rows, may_drop=may_drop)
+
+    def read_facts(self, order: Order) -> Facts:
+        """Read what only this node knows."""
+        peers = [ip_address(text) for peer in order.others for text in peer.addresses]
+        wanted = peers if order.network.routingMode == "native" else []
+        return facts_module.read_facts(self._netlink, order.network.owned, order.network.uplinks, wanted)
+
+    def counters(self) -> dict[str, int]:
+        """Return packets by reason since the maps were made, summed over all CPUs."""
+        layout = self.loaded.layout
+        size = layout.maps["tg_counter"].value.size
+        counts = {}
+        for index, reason in enumerate(layout.reasons):
+            raw = libbpf.lookup(self._counter, index.to_bytes(4, "little"), size) or b""
+            counts[reason] = sum(int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8))
+        return counts

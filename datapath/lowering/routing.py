@@ -1,0 +1,107 @@
+"""The network that all pods share: tunnel, routes between nodes, and what the programs must know of the cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
+
+from tidegate.crds.cluster_state import Peer
+from tidegate.datapath.facts import Facts
+from tidegate.datapath.layout import Fields, fields
+from tidegate.datapath.order import Address, Network, Order, addresses, mapped, mapped_prefix, of_version, tunnel_mtu
+from tidegate.datapath.owned import tunnel_device
+from tidegate.datapath.table import Row
+from tidegate.datapath.tables.links import VxlanLink
+from tidegate.datapath.tables.routes import Route
+
+OWNER = "ClusterNetwork/default"
+
+TUNNEL_MAC = "02:74:67:00:00:02"
+"""The same on all nodes, since the programs write it as the destination of every inner frame (tg_rewrite.h)."""
+
+# tg_abi.h
+_STACK, _PEER, _NONE, _DIRECT = 1, 2, 3, 4
+
+
+def lower(order: Order, facts: Facts) -> Iterator[Row]:
+    """Yield the rows of the node's network; those that need the tunnel device wait until it is there."""
+    network = order.network
+    device = tunnel_device(network.owned)
+    endpoint = order.own_addresses[0] if order.own_addresses else None
+    uplink_mtu = network.mtu or min((uplink.mtu for uplink in facts.uplinks), default=1500)
+    link = VxlanLink(network.tunnel.port, tunnel_mtu(uplink_mtu, endpoint), TUNNEL_MAC)
+    yield Row("links", device, link, OWNER)
+    yield Row("sysctls", "net/ipv4/ip_forward", "1", OWNER)
+    yield Row("sysctls", "net/ipv6/conf/all/forwarding", "1", OWNER)
+    for version in (4, 6):
+        yield Row("rules", (version, network.owned.rulePriority), network.owned.routingTable, OWNER)
+    if device in facts.links:
+        yield Row("tg_config", (), _config(order, facts.links[device]), OWNER)
+        yield Row("programs", (device, "ingress"), "tunnel_in", OWNER)
+        yield Row("programs", (device, "egress"), "tunnel_out", OWNER)
+    for uplink in facts.uplinks:
+        yield Row("programs", (uplink.name, "ingress"), "uplink_in", OWNER)
+        yield Row("programs", (uplink.name, "egress"), "uplink_out", OWNER)
+    for cidr, value in _ranges(order, facts).items():
+        prefixlen, addr = mapped_prefix(cidr)
+        yield Row("tg_range", fields(prefixlen=prefixlen, addr=addr), value, OWNER)
+    for peer in order.others:
+        for text in peer.podCIDRs:
+            route = _route(order, facts, peer, ip_network(text))
+            if route:
+                yield Row("routes", ip_network(text), route, f"Node/{peer.node}")
+
+
+def _config(order: Order, tunnel_ifindex: int) -> Fields:
+    network = order.network
+    return fields(
+        tunnel_ifindex=tunnel_ifindex,
+        vni_base=network.tunnel.vniBase,
+        mark=network.owned.markMask,
+        mark_mask=network.owned.markMask,
+        tunnel_port=network.tunnel.port,
+    )
+
+
+def _ranges(order: Order, facts: Facts) -> dict[Network, Fields]:
+    """What each destination is; where two say so of the same prefix, the later one here counts."""
+    network = order.network
+    found: dict[Network, Fields] = {}
+    direct = network.masquerade.nonMasqueradeCIDRs if network.masquerade.enabled else ("0.0.0.0/0", "::/0")
+    for text in direct:
+        found[ip_network(text)] = fields(kind=_DIRECT)
+    for text in (*order.cluster_cidrs, *order.state.podCIDRs):
+        found[ip_network(text)] = fields(kind=_NONE)
+    for text in network.serviceCIDRs:
+        found[ip_network(text)] = fields(kind=_STACK)
+    for peer in order.others:
+        for cidr in (*map(ip_network, peer.podCIDRs), *map(_host, addresses(peer))):
+            found[cidr] = _towards(order, facts, peer, cidr.version)
+    for address in (*facts.own_addresses, *order.own_addresses):
+        found[_host(address)] = fields(kind=_STACK)
+    return found
+
+
+def _towards(order: Order, facts: Facts, peer: Peer, version: int) -> Fields:
+    if order.network.routingMode == "native":
+        next_hop = of_version(addresses(peer), version)
+        hop = facts.next_hops.get(next_hop) if next_hop else None
+        if hop:
+            return fields(kind=_PEER, via=mapped(hop.gateway or next_hop), ifindex=hop.ifindex)
+        return fields(kind=_NONE)
+    return fields(kind=_PEER, via=mapped(addresses(peer)[0]))
+
+
+def _route(order: Order, facts: Facts, peer: Peer, cidr: Network) -> Route | None:
+    """The stack's own route to another node's pods: for the node itself, and for what netfilter translates."""
+    source = of_version(order.own_addresses, cidr.version)
+    if order.network.routingMode == "native":
+        next_hop = of_version(addresses(peer), cidr.version)
+        hop = facts.next_hops.get(next_hop) if next_hop else None
+        return Route(device=hop.device, gateway=hop.gateway or next_hop, source=source) if hop else None
+    device = tunnel_device(order.network.owned)
+    return Route(device=device, source=source) if device in facts.links else None
+
+
+def _host(address: Address) -> IPv4Network | IPv6Network:
+    return ip_network(address)

@@ -1,0 +1,121 @@
+"""Start the node agent: check the machine, load the programs, serve the CNI plugin, and loop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import structlog
+from aiohttp import web
+
+from tidegate.datapath import facts, health, programs
+from tidegate.datapath.agent import Agent
+from tidegate.datapath.cni import install
+from tidegate.datapath.cni.endpoints import EndpointStore
+from tidegate.datapath.cni.pods import Pods, PodSettings
+from tidegate.datapath.cni.server import serve
+from tidegate.datapath.kernel import Kernel
+from tidegate.datapath.order import tunnel_mtu
+from tidegate.datapath.owned import Places
+from tidegate.kube.client import connect
+from tidegate.kube.lease import heartbeat
+
+log = structlog.get_logger()
+
+_SIZES = programs.Sizes()
+
+EXIT_UNFIT = 3
+"""The machine lacks something that a person must bring."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `tidegate agent` takes."""
+    parser.add_argument("--node", required=True, help="name of this node's Node object")
+    parser.add_argument("--kubeconfig", help="default: the service account of the pod")
+    parser.add_argument("--state-dir", type=Path, default=Path("/var/lib/tidegate"))
+    parser.add_argument("--bpffs", type=Path, default=Path("/sys/fs/bpf/tidegate"), help="folder for pins")
+    parser.add_argument("--cni-conf-dir", type=Path, default=Path("/etc/cni/net.d"))
+    parser.add_argument("--cni-bin-dir", type=Path, default=Path("/opt/cni/bin"))
+    parser.add_argument("--http", default="127.0.0.1:9976", help="address:port of health and metrics")
+    parser.add_argument("--max-pods", type=int, default=_SIZES.TG_MAX_PODS)
+    parser.add_argument("--max-ranges", type=int, default=_SIZES.TG_MAX_RANGES)
+    parser.add_argument("--max-policies", type=int, default=_SIZES.TG_MAX_POLICIES)
+    parser.add_argument("--max-flows", type=int, default=_SIZES.TG_MAX_FLOWS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run until a signal comes. Returns an exit status."""
+    places = Places(arguments.state_dir, arguments.bpffs, arguments.cni_conf_dir, arguments.cni_bin_dir)
+    sizes = programs.Sizes(arguments.max_pods, arguments.max_ranges, arguments.max_policies, arguments.max_flows)
+    try:
+        loaded = programs.ensure_loaded(places, sizes)
+    except programs.Unfit as error:
+        print(f"tidegate agent: {error}", file=sys.stderr)
+        return EXIT_UNFIT
+    asyncio.run(_serve(arguments, places, Kernel(places, loaded)))
+    return 0
+
+
+async def _serve(arguments: argparse.Namespace, places: Places, kernel: Kernel) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    client = await connect(arguments.kubeconfig)
+    store = EndpointStore(places.endpoints)
+    agent = Agent(arguments.node, kernel, client, store.list)
+    # In a thread, since netlink cannot be used beside a running event loop.
+    pods = await asyncio.to_thread(Pods, store, lambda: pod_settings(agent), agent.programmed, agent.changed)
+    host, _, port = arguments.http.rpartition(":")
+    runner = web.AppRunner(health.application(agent), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, host, int(port)).start()
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(agent.run()),
+            group.create_task(heartbeat(client, arguments.node)),
+            group.create_task(facts.watch_changes(agent.changed)),
+            group.create_task(serve(places.cni_socket, pods)),
+            group.create_task(_install_when_ready(agent, places)),
+        ]
+        await stop.wait()
+        for task in tasks:
+            task.cancel()
+    await runner.cleanup()
+    await client.close()
+
+
+async def _install_when_ready(agent: Agent, places: Places) -> None:
+    """The runtime calls a node ready once the configuration is there: not before the first order is in the kernel."""
+    await agent.until(lambda: pod_settings(agent) is not None)
+    await asyncio.to_thread(install.install, places)
+    log.info("CNI plugin installed", node=agent.node, path=str(places.cni_conf))
+
+
+def pod_settings(agent: Agent) -> PodSettings | None:
+    """What new pods get; None until the node's pod ranges are known and its tables are in place."""
+    order, facts_now = agent.order, agent.facts
+    if order is None or facts_now is None or not order.state.podCIDRs or not facts_now.uplinks:
+        return None
+    uplink_mtu = order.network.mtu or min(uplink.mtu for uplink in facts_now.uplinks)
+    outside = tunnel_mtu(uplink_mtu, order.own_addresses[0] if order.own_addresses else None)
+    is_native = order.network.routingMode == "native"
+    return PodSettings(
+        pod_cidrs=tuple(order.state.podCIDRs),
+        device_mtu=uplink_mtu if is_native else outside,
+        default_route_mtu=outside if is_native else 0,
+        cluster_cidrs=tuple(order.cluster_cidrs) if is_native else (),
+    )
+
+
+def main() -> int:
+    """Entry point of `python -m tidegate.datapath.main`."""
+    parser = argparse.ArgumentParser(prog="tidegate agent")
+    add_arguments(parser)
+    return run(parser.parse_args())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""As input: packets and map rows. As output: verdicts, counters, packets. Not faked: the programs and the kernel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from namespace import fresh_namespace, sh
+from packets import Harness, addr
+
+from tidegate.datapath.layout import fields
+from tidegate.datapath.owned import Places
+from tidegate.datapath.programs import Loaded, Sizes, ensure_loaded
+
+CONFIG = {"vni_base": 4096, "mark": 0x0F000000, "mark_mask": 0x0F000000, "tunnel_port": 8472}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/tests/bpf/" in str(item.path):
+            item.add_marker("bpf")
+
+
+@pytest.fixture(scope="session")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    if os.geteuid():
+        pytest.skip("needs root")
+    state = tmp_path_factory.mktemp("state")
+    pins = Path(f"/sys/fs/bpf/tidegate-test-{os.getpid()}")
+    sizes = Sizes(TG_MAX_PODS=64, TG_MAX_RANGES=1024, TG_MAX_POLICIES=64, TG_MAX_FLOWS=4096)
+    yield ensure_loaded(Places(state, pins, state, state), sizes)
+    shutil.rmtree(pins)
+
+
+@pytest.fixture
+def node(loaded: Loaded) -> Iterator[Harness]:
+    """A node with two pods on pod0 and pod1, an uplink, a peer, and the world behind 172.30.0.1."""
+    with fresh_namespace():
+        sh("""
+        ip link set lo up
+        for name in up0 pod0 pod1 tgvxlan; do
+            ip link add $name type veth peer $name.peer
+            ip link set $name up
+            ip link set $name.peer up
+        done
+        sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+        ip address add 172.30.0.11/24 dev up0
+        ip address add fd30::11/64 dev up0 nodad
+        ip route add default via 172.30.0.1
+        ip route add default via fd30::1
+        """)
+        harness = Harness(loaded)
+        import socket
+
+        index = {name: socket.if_nametoindex(name) for name in ("up0", "pod0", "pod1", "tgvxlan")}
+        harness.put("tg_config", 0, tunnel_ifindex=index["tgvxlan"], **CONFIG)
+        for number, device in enumerate(("pod0", "pod1"), 1):
+            v4, v6 = f"10.40.1.{number}", f"fd40:0:0:1::{number}"
+            harness.put("tg_endpoint", index[device], ip4=addr(v4), ip6=addr(v6), born=1)
+            harness.put("tg_local", fields(addr=addr(v4)), ifindex=index[device])
+            harness.put("tg_local", fields(addr=addr(v6)), ifindex=index[device])
+        ranges = {
+            "10.40.0.0/16": {"kind": 3},
+            "fd40::/48": {"kind": 3},
+            "10.40.2.0/24": {"kind": 2, "via": addr("172.30.0.12")},
+            "fd40:0:0:2::/64": {"kind": 2, "via": addr("172.30.0.12")},
+            "172.30.0.12/32": {"kind": 2, "via": addr("172.30.0.12")},
+            "172.30.0.11/32": {"kind": 1},
+            "10.96.0.0/16": {"kind": 1},
+        }
+        from ipaddress import ip_network
+
+        from tidegate.datapath.order import mapped_prefix
+
+        for text, value in ranges.items():
+            length, address = mapped_prefix(ip_network(text))
+            harness.put("tg_range", fields(prefixlen=length, addr=address), **value)
+        harness.put("tg_source", 0, ip4=addr("172.30.0.11"), ip6=addr("fd30::11"), port_min=1024, port_max=65535)
+        yield harness
