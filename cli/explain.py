@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -77,4 +78,4 @@ def _obeyed(cluster: Cluster, plan: Plan) -> Cluster:
         )
         for name in cluster.nodes
     }
-    return Cluster(**{**vars(cluster), "states": {**told, **cluster.states}})
+    return replace(cluster, states={**told, **cluster.states})

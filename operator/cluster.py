@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+import msgspec
+
 from tidegate.crds import cidr
 from tidegate.crds.cluster_state import ClusterState
 from tidegate.crds.egress import EgressPolicy
@@ -111,6 +113,7 @@ class Cluster:
     shards: Mapping[str, ClusterState] = field(default_factory=dict)
     alive: frozenset[str] = frozenset()
     service_cidrs: Sequence[str] = ()
+    _selected: dict[bytes, list[Node]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property
     def network(self) -> ClusterNetworkSpec:
@@ -125,7 +128,12 @@ class Cluster:
 
     def selected(self, selector: LabelSelector) -> list[Node]:
         """Return the nodes that a selector matches, by name."""
-        return [node for _, node in sorted(self.nodes.items()) if selector.matches(node.metadata.labels)]
+        # Thousands of policies share a few selectors.
+        key = msgspec.json.encode(selector, order="deterministic")
+        if key not in self._selected:
+            found = [node for _, node in sorted(self.nodes.items()) if selector.matches(node.metadata.labels)]
+            self._selected[key] = found
+        return self._selected[key]
 
     def is_live(self, name: str) -> bool:
         """Tell whether the node is Ready and its agent alive."""

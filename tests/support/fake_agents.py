@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ class Agents:
                 while True:
                     await _ring(bell)
                     self._note(states.items)
-                    for name, state in states.items.items():
+                    for name, state in list(states.items.items()):
                         status = self._receipt(name, state, shards.items)
                         if name not in self.lazy and sent.get(name) != status:
                             sent[name] = status
@@ -92,7 +92,8 @@ def running(kubeconfig: Path, nodes: Iterable[str]) -> Iterator[Agents]:
         task = asyncio.ensure_future(agents.work(kubeconfig, list(nodes)))
         stop.append(lambda: loop.call_soon_threadsafe(task.cancel))
         ready.set()
-        await asyncio.gather(task, return_exceptions=True)
+        with suppress(asyncio.CancelledError):
+            await task
         # TLS connections say goodbye before they are gone.
         await asyncio.sleep(0.2)
 
