@@ -29,7 +29,10 @@ class Reason(Enum):
     # Ready
     PROGRAMMED = "Programmed", "Every node with an agent has the plan in its kernel."
     PROGRAMMING = "Programming", "Some nodes do not have the plan in their kernel yet."
-    NOT_ACCEPTED = "NotAccepted", "Nothing takes effect before the resource is accepted."
+    NOT_ACCEPTED = (
+        "NotAccepted",
+        "Nothing takes effect before the resource is accepted; what an earlier version selected may not leave until then.",
+    )
     NO_GATEWAY = "NoGateway", "No node has the labels that a gateway needs."
     NO_LIVE_GATEWAY = "NoLiveGateway", "Nodes have the labels, but none is Ready with a living agent."
     NO_ADDRESS = "GatewayWithoutAddress", "A gateway has no address of a family that the destinations need."

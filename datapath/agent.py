@@ -186,7 +186,9 @@ def status(order: Order, inputs: Inputs, facts: Facts, receipt: Receipt) -> Node
     """Fold what was done into the receipt that the operator reads."""
     failed = {(failure.table, failure.owner) for failure in receipt.failures}
     broken = {owner for _, owner in failed}
-    held = [item.address for item in order.state.egressAddresses if item.owner not in broken]
+    # What could not be dropped is still answered for: the operator must not give it to another node yet.
+    kept = [f.key.partition("/")[0] for f in receipt.failures if f.table == "routes" and not f.owner and f.key]
+    held = [item.address for item in order.state.egressAddresses if item.owner not in broken] + kept
     matched: dict[str, int] = {rule.name: 0 for rule in order.rules}
     for pod in order.pods:
         for rule in matching(order, pod) if pod.is_known else ():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
+
+from msgspec import structs
 
 from tidegate.crds.cluster_state import EgressRule
 from tidegate.crds.egress import EgressPolicy
@@ -41,6 +43,8 @@ def plan(cluster: Cluster, plan: Plan) -> Plan:
                 whenNoGateway=policy.spec.whenNoGateway,
             )
         )
+    refused = {policy.metadata.uid for policy in cluster.policies if policy.metadata.name in refusals}
+    rules += _stopped(cluster, refused | {each.metadata.uid for each in cluster.rejected})
     return replace(
         plan,
         rules=tuple(sorted(rules, key=lambda rule: rule.name)),
@@ -49,6 +53,12 @@ def plan(cluster: Cluster, plan: Plan) -> Plan:
         last_number=last,
         verdicts={**plan.verdicts, **verdicts},
     )
+
+
+def _stopped(cluster: Cluster, refused: Container[str]) -> list[EgressRule]:
+    """What was in force of policies that an edit made unacceptable: their pods must not leave with the node's address."""
+    published = [rule for shard in cluster.shards.values() for rule in shard.spec.egress]
+    return [structs.replace(rule, gateways=(), whenNoGateway="Drop") for rule in published if rule.uid in refused]
 
 
 def _numbers(cluster: Cluster, policies: Sequence[EgressPolicy]) -> tuple[dict[str, int], int]:
