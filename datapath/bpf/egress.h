@@ -5,7 +5,7 @@
 #include "tg_flow.h"
 #include "tg_send.h"
 
-#define TG_PORT_TRIES 32
+#define TG_PORT_TRIES 16
 
 /* Where packets to `dst` go next. Returns 0, or -1 if the routing tables have no way. */
 static __always_inline int tg_find_next_hop(struct __sk_buff *skb, const struct tg_packet *p, const struct tg_addr *src,
@@ -38,30 +38,69 @@ static __always_inline int tg_find_next_hop(struct __sk_buff *skb, const struct 
 	return 0;
 }
 
+/* Whether a socket of the node itself would receive what arrives under the reverse key. */
+static __always_inline bool tg_is_node_socket(struct __sk_buff *skb, const struct tg_flow_key *back_key)
+{
+	struct bpf_sock_tuple tuple = {};
+	__u32 size;
+	if (tg_addr_is_ipv4(&back_key->dst)) {
+		tuple.ipv4.saddr = back_key->src.word[3];
+		tuple.ipv4.daddr = back_key->dst.word[3];
+		tuple.ipv4.sport = back_key->sport;
+		tuple.ipv4.dport = back_key->dport;
+		size = sizeof(tuple.ipv4);
+	} else {
+		__builtin_memcpy(tuple.ipv6.saddr, back_key->src.word, 16);
+		__builtin_memcpy(tuple.ipv6.daddr, back_key->dst.word, 16);
+		tuple.ipv6.sport = back_key->sport;
+		tuple.ipv6.dport = back_key->dport;
+		size = sizeof(tuple.ipv6);
+	}
+	struct bpf_sock *found;
+	if (back_key->proto == IPPROTO_TCP)
+		found = bpf_skc_lookup_tcp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	else if (back_key->proto == IPPROTO_UDP)
+		found = bpf_sk_lookup_udp(skb, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+	else
+		return false;
+	if (!found)
+		return false;
+	bpf_sk_release(found);
+	return true;
+}
+
 /* Take a port for the reverse entry, the wanted one if it is free. Returns it in host order, or -1. */
-static __always_inline int tg_take_port(struct tg_flow_key *back_key, struct tg_flow *back, __u16 wanted, __u16 min,
-					__u16 max)
+static __always_inline int tg_take_port(struct __sk_buff *skb, struct tg_flow_key *back_key, struct tg_flow *back,
+					__u16 wanted, __u16 min, __u16 max)
 {
 	__u32 span = (__u32)max - min + 1;
+	__u32 chance = bpf_get_prandom_u32();
 	__u32 port = wanted;
-	if (port < min || port > max)
-		port = min + bpf_get_prandom_u32() % span;
-	for (int i = 0; i < TG_PORT_TRIES; i++) {
+	back_key->dport = bpf_htons(wanted);
+	int first = wanted < min || wanted > max || tg_is_node_socket(skb, back_key);
+	for (int i = first; i < TG_PORT_TRIES; i++) {
+		/* From a random one on, one after the other: neighbours of a busy port are not busier than others. Without a
+		 * branch, since the verifier would follow both ways through every try. */
+		if (i)
+			port = min + (chance + i) % span;
 		back_key->dport = bpf_htons((__u16)port);
 		if (!tg_flow.insert(back_key, back))
-			return port;
+			goto taken;
 		struct tg_flow *other = tg_flow.lookup(back_key);
-		bool same = other && tg_addr_equal(&other->addr, &back->addr) && other->port == back->port;
-		if (same || (other && tg_is_idle(other, back_key->proto, back->created))) {
+		bool is_same = other && tg_addr_equal(&other->addr, &back->addr) & (other->port == back->port);
+		if (is_same || (other && tg_is_idle(other, back->created))) {
 			tg_flow.update(back_key, back);
-			return port;
+			goto taken;
 		}
-		/* At random once, then one after the other: neighbours of a busy port are not busier than others. */
-		port = i == 0 ? min + bpf_get_prandom_u32() % span : port + 1;
-		if (port > max)
-			port = min;
 	}
 	return -1;
+taken:
+	/* Looked at once, for the same reason: whoever meets a socket of the node sends again and gets another port. */
+	if (tg_is_node_socket(skb, back_key)) {
+		tg_flow.delete(back_key);
+		return -1;
+	}
+	return port;
 }
 
 /* Begin a translated connection: its forward entry is left in `scratch->flow`. `home` is the pod's node, zero if this one.
@@ -84,11 +123,12 @@ static __always_inline int tg_begin_snat(struct __sk_buff *skb, const struct tg_
 	back->created = back->touched = now;
 	back->number = number;
 	back->kind = TG_FLOW_BACK;
+	tg_set_state(back, p->key.proto, 0);
 	struct tg_flow_key back_key;
 	tg_turn(&back_key, &p->key, TG_DIR_REVERSE);
 	back_key.dst = address;
 	bool has_range = p->key.proto == IPPROTO_TCP || p->key.proto == IPPROTO_UDP;
-	int port = tg_take_port(&back_key, back, bpf_ntohs(p->key.sport), has_range ? source->port_min : 0,
+	int port = tg_take_port(skb, &back_key, back, bpf_ntohs(p->key.sport), has_range ? source->port_min : 0,
 				has_range ? source->port_max : 65535);
 	if (port < 0)
 		return TG_DROP_NO_PORT;
@@ -116,11 +156,11 @@ static __always_inline bool tg_refresh_snat(struct __sk_buff *skb, const struct 
 	if (!back || !tg_addr_equal(&back->addr, &p->key.src) || back->port != p->key.sport)
 		return false;
 	if (tg_is_tcp_open(p))
-		back->state = 0;
-	else if (tg_is_idle(back, p->key.proto, now))
+		tg_set_state(back, IPPROTO_TCP, 0);
+	else if (tg_is_idle(back, now))
 		return false;
 	if (tg_is_tcp_close(p))
-		back->state |= TG_STATE_CLOSING;
+		tg_set_state(back, IPPROTO_TCP, back->state | TG_STATE_CLOSING);
 	if (now - flow->touched > TG_TOUCH_NS) {
 		struct tg_source *source = tg_source.lookup(&flow->number);
 		/* Without a way the old one stays: the neighbour may answer again. */
@@ -192,26 +232,29 @@ static __always_inline void tg_remember_path(const struct tg_packet *p, __u32 nu
 {
 	struct tg_flow flow = { .addr = *gateway, .number = number, .kind = TG_FLOW_TUNNEL };
 	flow.created = flow.touched = tg_now();
-	flow.state = TG_STATE_ANSWERED; /* no answer passes this entry: keep it as long as an open connection */
+	/* No answer passes this entry: keep it as long as an open connection. */
+	tg_set_state(&flow, p->key.proto, TG_STATE_ANSWERED);
 	tg_flow.update((struct tg_flow_key *)&p->key, &flow);
 }
 
-/* A pod's packet to a destination outside the cluster. `flow` is what the table has under the packet's key; `direct` means
- * that without a policy it leaves untranslated. */
+/* A packet to a destination outside the cluster, from a pod or (without one) from the node itself. `flow` is what the table
+ * has under the packet's key; `direct` means that without a policy it leaves untranslated. */
 static __always_inline int tg_leave(struct __sk_buff *skb, const struct tg_config *config, const struct tg_packet *p,
 				    const struct tg_endpoint *pod, struct tg_flow *flow, bool direct)
 {
 	struct tg_addr gateway = {}, here = {};
 	int number = -1;
 	__u64 now = tg_now();
-	if (flow && (flow->created < pod->born || tg_is_tcp_open(p)))
+	if (!pod)
+		number = 0;
+	else if (flow && (flow->created < pod->born || tg_is_tcp_open(p)))
 		number = -1; /* an earlier owner of the address, or a new connection: decide anew */
 	else if (flow && flow->kind == TG_FLOW_ANSWER) {
 		tg_mark(skb, config);
 		return TG_PASS(ANSWER);
 	} else if (flow && flow->kind == TG_FLOW_SNAT) {
 		number = flow->number;
-	} else if (flow && flow->kind == TG_FLOW_TUNNEL && !tg_is_idle(flow, p->key.proto, now)) {
+	} else if (flow && flow->kind == TG_FLOW_TUNNEL && !tg_is_idle(flow, now)) {
 		number = flow->number;
 		gateway = flow->addr;
 		if (now - flow->touched > TG_TOUCH_NS)

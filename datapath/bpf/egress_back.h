@@ -27,14 +27,16 @@ static __always_inline int tg_come_back(struct __sk_buff *skb, const struct tg_c
 	struct tg_addr address = back->addr, home = back->via;
 	if (now - back->touched > TG_TOUCH_NS)
 		back->touched = now;
-	if (!(back->state & TG_STATE_ANSWERED))
-		back->state |= TG_STATE_ANSWERED;
-	if (tg_is_tcp_close(p))
-		back->state |= TG_STATE_CLOSING;
+	__u8 state = back->state | TG_STATE_ANSWERED | (tg_is_tcp_close(p) ? TG_STATE_CLOSING : 0);
+	if (state != back->state)
+		tg_set_state(back, p->key.proto, state);
 	if (p->ttl <= 1)
 		return TG_PASS(TTL);
-	if (tg_rewrite(skb, p, false, &address, back->port, 1))
+	bool is_own = tg_addr_equal(&address, &p->key.dst);
+	if (tg_rewrite(skb, p, false, &address, back->port, is_own ? 0 : 1))
 		return TG_DROP(REWRITE);
+	if (is_own)
+		return TG_PASS(HOST);
 	if (tg_addr_is_zero(&home)) {
 		/* A service whose backend is outside: netfilter translated on the way out and must on the way in. */
 		struct tg_flow_key key = p->key;
@@ -46,6 +48,18 @@ static __always_inline int tg_come_back(struct __sk_buff *skb, const struct tg_c
 			return TG_PASS(STACK_FLOW);
 	}
 	return tg_deliver_back(skb, config, &address, &home, TG_FORWARD_BACK_LOCAL, TG_FORWARD_BACK_TUNNEL);
+}
+
+/* Whether a pod's connection has the tuple that the node's own packet would begin one with. */
+static __always_inline bool tg_is_taken(const struct tg_packet *p)
+{
+	struct tg_flow_key back_key;
+	if (!p->has_ports || (p->key.proto == IPPROTO_TCP && !tg_is_tcp_open(p)))
+		return false;
+	tg_turn(&back_key, &p->key, TG_DIR_REVERSE);
+	struct tg_flow *back = tg_flow.lookup(&back_key);
+	return back && !tg_is_idle(back, tg_now()) &&
+	       !(tg_addr_equal(&back->addr, &p->key.src) && back->port == p->key.sport);
 }
 
 /* What an ICMP error quotes: our own translated packet, of which the ports are the part that must be translated. */

@@ -156,16 +156,24 @@ int uplink_out(struct __sk_buff *skb)
 	}
 	if (tg_parse(skb, &p) != TG_PARSED)
 		return TG_PASS(NOT_IP);
+	if (p.key.proto == IPPROTO_UDP && p.key.dport == bpf_htons(config->tunnel_port))
+		return TG_PASS(TUNNEL);
 	struct tg_local *local = tg_local.lookup(&p.key.src);
-	if (!local)
+	struct tg_endpoint *pod = 0;
+	struct tg_range *range = 0;
+	struct tg_flow *flow = tg_flow.lookup(&p.key);
+	if (local) {
+		__u32 ifindex = local->ifindex;
+		pod = tg_endpoint.lookup(&ifindex);
+		if (!pod)
+			return TG_DROP(UNKNOWN_POD);
+		tg_remember(&p, true, TG_FLOW_STACK);
+		range = tg_find_range(&p.key.dst);
+		if (tg_is_inside(range))
+			return TG_PASS(HOST);
+	} else if (!(flow && flow->kind == TG_FLOW_SNAT) && !tg_is_taken(&p)) {
 		return TG_PASS(HOST);
-	__u32 ifindex = local->ifindex;
-	struct tg_endpoint *pod = tg_endpoint.lookup(&ifindex);
-	if (!pod)
-		return TG_DROP(UNKNOWN_POD);
-	tg_remember(&p, true, TG_FLOW_STACK);
-	struct tg_range *range = tg_find_range(&p.key.dst);
-	if (tg_is_inside(range))
-		return TG_PASS(HOST);
-	return tg_leave(skb, config, &p, pod, tg_flow.lookup(&p.key), range != 0);
+	}
+	/* The node masquerades its pods with its own address: where both want one tuple, the node's packet yields. */
+	return tg_leave(skb, config, &p, pod, flow, range != 0);
 }

@@ -117,7 +117,7 @@ struct tg_flow {
 	__be16 port;
 	__u8 kind;
 	__u8 state; /* TG_STATE_*, kept in the reverse entry */
-	__u32 pad;
+	__u32 idle_limit_s;
 };
 
 struct tg_frag_key {

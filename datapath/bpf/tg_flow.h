@@ -7,13 +7,13 @@
 #define TG_SECOND 1000000000ULL
 #define TG_TOUCH_NS TG_SECOND /* `touched` is written at most this often */
 
-/* Idle times after which a port may be taken from a flow. TCP: RFC 5382 asks for two hours and four minutes at least. */
-#define TG_IDLE_TCP (8000 * TG_SECOND)
-#define TG_IDLE_TCP_OPENING (60 * TG_SECOND)
-#define TG_IDLE_TCP_CLOSING (10 * TG_SECOND)
-#define TG_IDLE_UDP (60 * TG_SECOND)
-#define TG_IDLE_UDP_ANSWERED (180 * TG_SECOND)
-#define TG_IDLE_ICMP (30 * TG_SECOND)
+/* Idle times, in seconds, after which a port may be taken from a flow. TCP: RFC 5382 asks for two hours and four minutes. */
+#define TG_IDLE_TCP 8000
+#define TG_IDLE_TCP_OPENING 60
+#define TG_IDLE_TCP_CLOSING 10
+#define TG_IDLE_UDP 60
+#define TG_IDLE_UDP_ANSWERED 180
+#define TG_IDLE_ICMP 30
 
 /* Kernel 5.11; by number, since the headers that bcc brings may be older. */
 static __u64 (*const tg_now)(void) = (void *)160; /* bpf_ktime_get_coarse_ns */
@@ -39,7 +39,7 @@ static __always_inline void tg_turn(struct tg_flow_key *to, const struct tg_flow
 	to->pad = 0;
 }
 
-static __always_inline __u64 tg_idle_limit(__u8 proto, __u8 state)
+static __always_inline __u32 tg_idle_limit(__u8 proto, __u8 state)
 {
 	if (proto == IPPROTO_TCP) {
 		if (state & TG_STATE_CLOSING)
@@ -51,9 +51,15 @@ static __always_inline __u64 tg_idle_limit(__u8 proto, __u8 state)
 	return TG_IDLE_ICMP;
 }
 
-static __always_inline bool tg_is_idle(const struct tg_flow *flow, __u8 proto, __u64 now)
+static __always_inline void tg_set_state(struct tg_flow *flow, __u8 proto, __u8 state)
 {
-	return now > flow->touched && now - flow->touched > tg_idle_limit(proto, flow->state);
+	flow->state = state;
+	flow->idle_limit_s = tg_idle_limit(proto, state);
+}
+
+static __always_inline bool tg_is_idle(const struct tg_flow *flow, __u64 now)
+{
+	return now > flow->touched + flow->idle_limit_s * TG_SECOND;
 }
 
 /* Remember under the packet's own key, or the turned one, how this connection travels. */

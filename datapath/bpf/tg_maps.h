@@ -31,7 +31,8 @@ static __always_inline struct tg_config *tg_get_config(void)
 
 static __always_inline bool tg_addr_equal(const struct tg_addr *a, const struct tg_addr *b)
 {
-	return a->word[3] == b->word[3] && a->word[2] == b->word[2] && a->word[1] == b->word[1] && a->word[0] == b->word[0];
+	/* Without branches: the verifier would follow each of them. */
+	return !((a->word[3] ^ b->word[3]) | (a->word[2] ^ b->word[2]) | (a->word[1] ^ b->word[1]) | (a->word[0] ^ b->word[0]));
 }
 
 static __always_inline bool tg_addr_is_zero(const struct tg_addr *a)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 
 import pytest
@@ -91,6 +92,34 @@ def test_no_port_left(node: Harness) -> None:
     assert seen == {2000, 2001, 2002, 2003}
     done = node.run("pod_out", frame() / IP(src=POD4, dst=WORLD4) / UDP(sport=3009, dport=53))
     assert (done.verdict, done.reason) == (DROP, "drop_no_port")
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_port_of_a_node_socket(node: Harness, family: int) -> None:
+    """A pod is not given the tuple of a connection that the node itself has."""
+    own, world = (NODE4, WORLD4) if family == 4 else (NODE6, WORLD6)
+    with socket.socket(socket.AF_INET if family == 4 else socket.AF_INET6, socket.SOCK_DGRAM) as held:
+        held.bind((own, 40000))
+        held.connect((world, 53))
+        layer = IP(src=POD4, dst=WORLD4) if family == 4 else IPv6(src=POD6, dst=WORLD6)
+        done = node.run("pod_out", frame() / layer / UDP(sport=40000, dport=53))
+    assert done.reason == "forward_masquerade"
+    assert done.packet[UDP].sport != 40000
+
+
+def test_node_yields_to_a_pod(node: Harness) -> None:
+    """A connection of the node that would have the tuple of a pod's is moved to another port, there and back."""
+    begin(node, 4)
+    own = frame() / IP(src=NODE4, dst=WORLD4) / UDP(sport=40000, dport=53)
+    done = node.run("uplink_out", own, "up0")
+    port = done.packet[UDP].sport
+    assert (done.reason, network(done.packet).src) == ("forward_masquerade", NODE4)
+    assert port != 40000
+    back = node.run("uplink_in", frame() / IP(src=WORLD4, dst=NODE4) / UDP(sport=53, dport=port), "up0")
+    assert (back.verdict, back.reason, back.packet[UDP].dport) == (PASS, "pass_host", 40000)
+    assert bytes(back.packet) == bytes(with_right_checksums(back.packet))
+    theirs = node.run("uplink_in", frame() / IP(src=WORLD4, dst=NODE4) / UDP(sport=53, dport=40000), "up0")
+    assert (theirs.reason, network(theirs.packet).dst) == ("forward_back_local", POD4)
 
 
 def test_native_connection_from_outside(node: Harness) -> None:
