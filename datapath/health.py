@@ -12,6 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from tidegate.datapath.agent import Agent
+from tidegate.datapath.status import PodStatus, Status
 
 _VERDICTS = {"pass": "passed to the node's stack", "forward": "forwarded", "drop": "dropped"}
 _STALE_S = 120.0
@@ -45,26 +46,6 @@ class _Packets(Collector):
         for known in (True, False):
             pods.add_metric([str(known).lower()], sum(pod.is_known == known for pod in local))
         yield pods
-
-
-class PodStatus(msgspec.Struct, frozen=True):
-    """A pod as the agent sees it."""
-
-    pod: str
-    device: str
-    addresses: list[str]
-    known: bool
-
-
-class Status(msgspec.Struct, frozen=True):
-    """The answer to `tidegate agent status`."""
-
-    node: str
-    synced: bool
-    passes: int
-    pods: list[PodStatus]
-    failures: list[str]
-    counters: dict[str, int]
 
 
 def status(agent: Agent) -> Status:

@@ -78,6 +78,11 @@ class Kernel:
         rows = lower(order, facts)
         return facts, reconcile(self._tables(order), rows, may_drop=may_drop)
 
+    def clear(self, order: Order) -> Receipt:
+        """Drop every row that is ours by the numbers and names of `order`."""
+        with self._lock:
+            return reconcile(self._tables(order), [])
+
     def read_facts(self, order: Order) -> Facts:
         """Read what only this node knows."""
         peers = [ip_address(text) for peer in order.others for text in peer.addresses]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import structlog
 from aiohttp import web
 
-from tidegate.datapath import facts, health, programs
+from tidegate.datapath import ask, facts, health, programs, removal
 from tidegate.datapath.agent import Agent
 from tidegate.datapath.cni import install
 from tidegate.datapath.cni.endpoints import EndpointStore
@@ -33,7 +34,14 @@ EXIT_UNFIT = 3
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what `tidegate agent` takes."""
-    parser.add_argument("--node", required=True, help="name of this node's Node object")
+    parser.add_argument(
+        "action",
+        nargs="?",
+        default="run",
+        choices=("run", "status", "remove"),
+        help="run the agent; ask the running one how it is; or take everything that is ours off this node",
+    )
+    parser.add_argument("--node", default=os.uname().nodename, help="name of this node's Node object (default: host name)")
     parser.add_argument("--kubeconfig", help="default: the service account of the pod")
     parser.add_argument("--state-dir", type=Path, default=Path("/var/lib/tidegate"))
     parser.add_argument("--bpffs", type=Path, default=Path("/sys/fs/bpf/tidegate"), help="folder for pins")
@@ -47,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run until a signal comes. Returns an exit status."""
+    """Do what `action` says; run until a signal comes. Returns an exit status."""
+    if arguments.action == "status":
+        return ask.show(arguments.http)
     places = Places(arguments.state_dir, arguments.bpffs, arguments.cni_conf_dir, arguments.cni_bin_dir)
     sizes = programs.Sizes(arguments.max_pods, arguments.max_ranges, arguments.max_policies, arguments.max_flows)
     try:
@@ -55,7 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
     except programs.Unfit as error:
         print(f"tidegate agent: {error}", file=sys.stderr)
         return EXIT_UNFIT
-    asyncio.run(_serve(arguments, places, Kernel(places, loaded)))
+    kernel = Kernel(places, loaded)
+    if arguments.action == "remove":
+        removal.remove(places, kernel)
+        return 0
+    asyncio.run(_serve(arguments, places, kernel))
     return 0
 
 

@@ -48,7 +48,7 @@ def host_device(container_id: str, ifname: str, prefix: str = "tg") -> str:
     """Name the host side of a pod's link: the prefix and 11 hexadecimal digits, 15 characters at most.
 
     >>> host_device("3f2a", "eth0")
-    'tg43d3caf8b31'
+    'tgefbc44c25ef'
     """
     return prefix + _digest(container_id, ifname).hex()[:11]
 
