@@ -6,6 +6,19 @@
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 
+# Run this script again below a mount, where / is none, as in a chroot: runc cannot make containers there.
+mount_root() {
+    ! awk '$5 == "/" { found = 1 } END { exit !found }' /proc/self/mountinfo || return 0
+    [ -z "${TIDEGATE_ROOT:-}" ] || { echo "tidegate: / is no mount point even below $TIDEGATE_ROOT" >&2; exit 1; }
+    TIDEGATE_ROOT=/run/tidegate-root
+    export TIDEGATE_ROOT
+    if ! awk -v at="$TIDEGATE_ROOT" '$5 == at { found = 1 } END { exit !found }' /proc/self/mountinfo; then
+        mkdir -p "$TIDEGATE_ROOT"
+        mount --rbind / "$TIDEGATE_ROOT"
+    fi
+    exec chroot "$TIDEGATE_ROOT" sh -c 'cd "$1"; shift; exec sh "$@"' _ "$(pwd -P)" "$@"
+}
+
 runtime_packages() {
     echo containerd runc containernetworking-plugins busybox-static bash curl iproute2 nftables iputils-ping \
         python3-bpfcc libbpf1 gcc libc6-dev procps util-linux ca-certificates

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then exec sudo -E "$0" "$@"; fi
 
 . deploy/setup.sh
+mount_root tests/run.sh "$@"
 set_up "iperf3 tcpdump" deploy/requirements-dev.txt
 PATH="$PWD/.venv/bin:$PATH"
 export PATH
