@@ -19,6 +19,7 @@ from tidegate.datapath.tables.links import LinkTable
 from tidegate.datapath.tables.maps import ArrayTable, MapTable
 from tidegate.datapath.tables.neighbours import NeighbourTable
 from tidegate.datapath.tables.netlink import Netlink
+from tidegate.datapath.tables.notrack import NotrackTable
 from tidegate.datapath.tables.programs import ProgramTable
 from tidegate.datapath.tables.routes import RouteTable
 from tidegate.datapath.tables.rules import RuleTable
@@ -37,6 +38,7 @@ class Kernel:
         self._lock = threading.Lock()
         self._netlink = Netlink()
         self._announcements = AnnouncementTable()
+        self._notrack = NotrackTable()
         self._maps = [
             (ArrayTable if name in _ARRAYS else MapTable)(loaded.maps / name, loaded.layout.maps[name])
             for name in DEPENDENCY_ORDER
@@ -59,6 +61,7 @@ class Kernel:
             RouteTable(self._netlink, owned),
             NeighbourTable(self._netlink, owned),
             self._announcements,
+            self._notrack,
             *self._maps,
             ProgramTable(attachments, self.loaded.programs),
         ]

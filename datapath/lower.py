@@ -16,6 +16,7 @@ DEPENDENCY_ORDER = (
     "routes",
     "neighbours",
     "announcements",
+    "notrack",
     "tg_config",
     "tg_range",
     "tg_source",

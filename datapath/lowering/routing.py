@@ -35,6 +35,8 @@ def lower(order: Order, facts: Facts) -> Iterator[Row]:
     yield Row("sysctls", "net/ipv6/conf/all/forwarding", "1", OWNER)
     for version in (4, 6):
         yield Row("rules", (version, network.owned.rulePriority), network.owned.routingTable, OWNER)
+    # Without an owner: where netfilter is missing nothing is lost, and no resource is less ready for it.
+    yield Row("notrack", "tunnel", network.tunnel.port, "")
     if device in facts.links:
         yield Row("tg_config", (), _config(order, facts.links[device]), OWNER)
         yield Row("programs", (device, "ingress"), "tunnel_in", OWNER)

@@ -60,13 +60,31 @@ class Authority:
             .not_valid_before(self._start)
             .not_valid_after(self._start + _VALID)
             .add_extension(limits, critical=True)
+            # Python 3.13 and newer refuse certificates without these (RFC 5280, section 4.2.1).
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
-        if not limits.ca:
+        if limits.ca:
+            builder = builder.add_extension(_SIGNS_CERTIFICATES, critical=True)
+        else:
             purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
             builder = builder.add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         if hosts:
             builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(h) for h in hosts]), critical=False)
         return builder.sign(self._key, hashes.SHA256())
+
+
+_SIGNS_CERTIFICATES = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def _new_key(file: Path) -> ec.EllipticCurvePrivateKey:
