@@ -37,6 +37,16 @@ struct tg_ports {
 	__be16 dport;
 };
 
+/* Where the parsed packet is kept. Not the stack: what comes out of a map is unknown to the verifier, so that all ways through
+ * the parser become one again. On the stack it would follow every family and protocol apart to the end of the program. */
+BPF_PERCPU_ARRAY(tg_parsed, struct tg_packet, 1);
+
+static __always_inline struct tg_packet *tg_get_packet(void)
+{
+	__u32 zero = 0;
+	return tg_parsed.lookup(&zero);
+}
+
 static __always_inline void tg_map_ipv4(struct tg_addr *to, __be32 from)
 {
 	to->word[0] = 0;
@@ -170,9 +180,11 @@ static __always_inline int tg_parse_ipv6(struct tg_packet *p, void *data, __u32 
 	return tg_parse_l4(p, data + at, end);
 }
 
-/* Fill `p` from the packet. Returns TG_PARSED, TG_NOT_IP or TG_MALFORMED. */
+/* Fill `p`, if there is one, from the packet. Returns TG_PARSED, TG_NOT_IP or TG_MALFORMED. */
 static __always_inline int tg_parse(struct __sk_buff *skb, struct tg_packet *p)
 {
+	if (!p)
+		return TG_MALFORMED;
 	__builtin_memset(p, 0, sizeof(*p));
 	__u32 want = ETH_HLEN + (skb->protocol == bpf_htons(ETH_P_IPV6) ? 60 : 40);
 	if (skb->data_end - skb->data < want)
