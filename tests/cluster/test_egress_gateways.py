@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -95,20 +96,17 @@ def test_an_interface_names_the_address(cluster: Cluster, pod: Pod) -> None:
 
 def test_egress_addresses_move_and_never_have_two_holders(cluster: Cluster, pod: Pod) -> None:
     """The label goes from one node to another: the addresses follow; neither orders nor receipts ever name two nodes."""
-    with watched(cluster, ADDRESSES[0]) as holders, watched(cluster, ADDRESSES[1]) as holders6:
-        with cluster.labelled(node_path("node2"), gateways="yes"), cluster.policy("gateways", **spec()):
+    with watched(cluster, ADDRESSES[0]) as holders, watched(cluster, ADDRESSES[1]) as holders6, ExitStack() as labels:
+        labels.enter_context(cluster.labelled(node_path("node2"), gateways="yes"))
+        with cluster.policy("gateways", **spec()):
             eventually(lambda: cluster.sources(pod, LEGACY1), ADDRESSES)
-            assert cluster.holders(ADDRESSES[0]) == cluster.holders(ADDRESSES[1]) == ["node2"]
-            for here, there in (("node2", "node3"), ("node3", "node1")):
-                cluster.merge(node_path(here), {"metadata": {"labels": {"gateways": None}}})
-                with cluster.labelled(node_path(there), gateways="yes"):
-                    eventually(lambda there=there: cluster.holders(ADDRESSES[0]), [there])
-                    eventually(lambda: cluster.sources(pod, LEGACY1), ADDRESSES)
-                    if there == "node3":
-                        continue
+            for there in ("node3", "node1"):
+                labels.close()
+                labels.enter_context(cluster.labelled(node_path(there), gateways="yes"))
+                eventually(lambda there=there: cluster.holders(ADDRESSES[0]) == cluster.holders(ADDRESSES[1]) == [there])
+                eventually(lambda: cluster.sources(pod, LEGACY1), ADDRESSES)
         eventually(lambda: cluster.holders(ADDRESSES[0]), [])
-    assert holders | holders6 <= {0, 1}
-    assert 1 in holders
+    assert holders | holders6 == {0, 1}
 
 
 def test_two_policies_want_one_address(cluster: Cluster, pod: Pod) -> None:
@@ -149,7 +147,7 @@ def test_a_gateway_without_an_address_of_a_needed_family(cluster: Cluster, pod: 
 
 
 def test_priority_decides_before_length(cluster: Cluster, pod: Pod) -> None:
-    """Of two policies for a destination the higher priority wins, else the longer prefix; the loser names the winner."""
+    """Of two policies for a destination the longer prefix wins, unless the other one has the higher priority."""
     narrow = [f"{LEGACY1[0]}/32", f"{LEGACY1[1]}/128"]
     with (
         cluster.labelled(node_path("node2"), gateways="yes"),
@@ -157,28 +155,23 @@ def test_priority_decides_before_length(cluster: Cluster, pod: Pod) -> None:
         cluster.policy("gateways-narrow", **spec(OTHERS, destinationCIDRs=narrow)),
     ):
         eventually(lambda: cluster.sources(pod, LEGACY1), OTHERS)
-        eventually(lambda: cluster.conditions("gateways-wide")["Accepted"], "True Shadowed")
-        assert "gateways-narrow" in message(cluster, "gateways-wide", "Accepted")
         cluster.write_policy("gateways-wide", **spec(priority=10))
         eventually(lambda: cluster.sources(pod, LEGACY1), ADDRESSES)
-        eventually(lambda: cluster.conditions("gateways-narrow")["Accepted"].endswith("Shadowed"))
-        assert "gateways-wide" in message(cluster, "gateways-narrow", "Accepted")
 
 
 def test_of_equals_the_older_policy_wins(cluster: Cluster, pod: Pod) -> None:
-    """Same priority and prefix: the older policy keeps the pods, whatever the names."""
+    """Same priority and prefix: the older policy keeps the pods, whatever the names; the younger one names it."""
     with cluster.labelled(node_path("node2"), gateways="yes"), cluster.policy("gateways-z", **spec()):
         eventually(lambda: cluster.sources(pod, LEGACY1), ADDRESSES)
         # Ages are whole seconds: the second policy must be younger by one.
         born = cluster.api.get(policy_path("gateways-z"))["metadata"]["creationTimestamp"]
-        eventually(lambda: now(cluster) > born)
+        eventually(lambda: now() > born)
         with cluster.policy("gateways-a", **spec(OTHERS)):
-            eventually(lambda: "gateways-z" in message(cluster, "gateways-a", "Accepted"))
+            assert cluster.conditions("gateways-a")["Accepted"] == "True Shadowed"
+            assert "gateways-z" in message(cluster, "gateways-a", "Accepted")
             assert cluster.sources(pod, LEGACY1) == ADDRESSES
 
 
-def now(cluster: Cluster) -> str:
+def now() -> str:
     """Return the time as resources carry it."""
-    from datetime import UTC, datetime
-
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -16,7 +16,8 @@ import probes
 from tidegate.lab.api import Api, ApiError
 from tidegate.lab.images import IMAGE
 from tidegate.lab.lab import Lab
-from tidegate.lab.rollout import API, condition
+from tidegate.lab.rollout import AGENT_PORT, API, OPERATOR_PORT, condition
+from tidegate.lab.topology import CONTROL
 
 T = TypeVar("T")
 
@@ -81,6 +82,16 @@ class Cluster:
         done = self.lab.exec_node(host, *words)
         assert done.returncode == 0, f"{words}: {done.stderr}"
         return done.stdout
+
+    def http(self, host: str, path: str) -> str:
+        """Ask an agent (of a node) or the operator (of `control`) over HTTP; raises AssertionError unless it says 200."""
+        address, port = self.host_addresses(host)[0], OPERATOR_PORT if host == CONTROL else AGENT_PORT
+        return self.sh(host, "curl", "-sfm", "3", f"http://{address}:{port}{path}")
+
+    def metrics(self, host: str) -> dict[str, float]:
+        """Return the metrics of an agent or the operator by their name with labels."""
+        lines = [line.rpartition(" ") for line in self.http(host, "/metrics").splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
 
     def delete(self, path: str, seconds: float = 30) -> None:
         """Delete an object and wait until it is gone."""
