@@ -6,8 +6,6 @@ import json
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any
 
 import probes
 import pytest
@@ -122,83 +120,3 @@ def test_a_lost_state_directory(cluster: Cluster, pods: dict[str, Pod], egress: 
     eventually(lambda: known(cluster) >= {"tests/node1", "tests/node1b"})
     with cluster.pods({"resilience-new": "node1"}) as made:
         assert not set(made["resilience-new"].addresses) & {*pods["node1"].addresses, *pods["node1b"].addresses}
-
-
-def _rows(cluster: Cluster, pods: dict[str, Pod]) -> dict[str, tuple[str, list[str]]]:
-    """Commands that damage something on a node, by what it is."""
-    pod, other = pods["node1"], pods["node2"]
-    block = next(
-        cidr
-        for cidr in cluster.api.get("/apis/tidegate.io/v1alpha1/nodestates/node2")["spec"]["podCIDRs"]
-        if ":" not in cidr
-    )
-    return {
-        "pod route": ("node1", ["ip", "route", "delete", pod.addresses[0], "table", "2076"]),
-        "pod route 6": ("node1", ["ip", "-6", "route", "delete", pod.addresses[1], "table", "2076"]),
-        "node route": ("node1", ["ip", "route", "delete", block, "table", "2076"]),
-        "rule": ("node1", ["ip", "rule", "delete", "priority", "1076"]),
-        "neighbour": ("node1", ["ip", "neighbour", "delete", pod.addresses[0], "dev", pod.device]),
-        "tunnel": ("node1", ["ip", "link", "delete", "tgvxlan"]),
-        "egress address": ("node2", ["ip", "route", "delete", "local", ADDRESSES[0], "table", "2076"]),
-        "egress address 6": ("node2", ["ip", "-6", "neighbour", "delete", "proxy", ADDRESSES[1], "dev", "eth0"]),
-        "forwarding": ("node1", ["sh", "-c", "echo 0 > /proc/sys/net/ipv4/ip_forward"]),
-        "other node's pod": ("node2", ["ip", "link", "set", other.device, "down"]),
-    }
-
-
-@pytest.mark.parametrize(
-    "what",
-    ["pod route", "pod route 6", "node route", "rule", "neighbour", "tunnel", "egress address", "egress address 6", "forwarding"],
-)
-def test_deleted_kernel_objects_come_back(cluster: Cluster, pods: dict[str, Pod], egress: None, what: str) -> None:
-    """Somebody deletes one of our rows: within seconds the kernel is as before, and packets flow."""
-    node, words = _rows(cluster, pods)[what]
-    before = kernel(cluster, node)
-    cluster.sh(node, *words)
-    assert kernel(cluster, node) != before
-    eventually(lambda: kernel(cluster, node), before, 10)
-    eventually(lambda: cluster.sources(pods["node1"], LEGACY1), ADDRESSES)
-    assert all(probes.pings(pods["node1"].namespace, address) for address in pods["node2"].addresses)
-    assert probes.pings(cluster.host("node1"), pods["node1"].addresses[0])
-
-
-def kernel(cluster: Cluster, node: str) -> Any:
-    """Return everything of ours in a node's kernel, less what differs from device to device."""
-    script = """
-    for family in -4 -6; do ip $family route show table 2076 | sort; ip $family rule show priority 1076; done
-    ip neigh show nud permanent | sort; ip -6 neigh show proxy
-    ip -o -br link show dev tgvxlan | cut -d ' ' -f 1,2
-    cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/all/forwarding
-    """
-    return cluster.lab.exec_node(node, "sh", "-c", script).stdout
-
-
-@pytest.mark.parametrize("hook", ["ingress", "egress"])
-def test_a_detached_program_comes_back(cluster: Cluster, pods: dict[str, Pod], egress: None, hook: str) -> None:
-    """Both the pin and, with it, the attachment of a pod link's program are gone: they come back, and egress is right."""
-    pin = cluster.lab.premises.bpffs / "node1/links" / f"{pods['node1'].device}:{hook}"
-    if not pin.exists():
-        pytest.skip("this kernel attaches programs by filters, not by links")
-    pin.unlink()
-    eventually(pin.exists, seconds=10)
-    eventually(lambda: cluster.sources(pods["node1"], LEGACY1), ADDRESSES)
-    assert all(probes.pings(pods["node1"].namespace, address) for address in pods["node2"].addresses)
-
-
-def test_emptied_maps_are_filled_again(cluster: Cluster, pods: dict[str, Pod], egress: None) -> None:
-    """Every row of the maps that hold pods, ranges, policies and paths is deleted: all come back, and egress is right."""
-    maps = cluster.lab.premises.bpffs / "node1/maps"
-    before = {name: keys(cluster, maps / name) for name in ("tg_endpoint", "tg_local", "tg_egress", "tg_path", "tg_range")}
-    for name, rows in before.items():
-        assert rows, name
-        for row in rows:
-            cluster.sh("node1", "bpftool", "map", "delete", "pinned", str(maps / name), "key", "hex", *row)
-    for name, rows in before.items():
-        eventually(lambda name=name: keys(cluster, maps / name), rows, 10)
-    eventually(lambda: cluster.sources(pods["node1"], LEGACY1), ADDRESSES)
-
-
-def keys(cluster: Cluster, pin: Path) -> set[tuple[str, ...]]:
-    """Return a map's keys as bytes in hexadecimal."""
-    dump = json.loads(cluster.sh("node1", "bpftool", "-j", "map", "dump", "pinned", str(pin)))
-    return {tuple(byte.removeprefix("0x") for byte in each["key"]) for each in dump}
