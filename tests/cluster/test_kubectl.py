@@ -76,8 +76,9 @@ def test_a_second_field_manager(cluster: Cluster) -> None:
     """Server-side apply of a field that another manager set is a conflict that names it; of one that nobody set it is not;
     and a status that somebody applies with a spec is ignored."""
     mine = POLICY | {"spec": POLICY["spec"] | {"destinationCIDRs": ["203.0.113.0/24"]}}  # type: ignore[operator]
-    with pytest.raises(CommandError, match=r"conflict.*\.spec\.destinationCIDRs") as refused:
+    with pytest.raises(CommandError, match="1 conflict") as refused:
         cluster.lab.kubectl("apply", "--server-side", "--field-manager=second", "-f", "-", input=json.dumps(mine))
+    assert ".spec.destinationCIDRs" in str(refused.value)
     assert "tidegate-operator" not in str(refused.value)
     before = cluster.api.get(policy_path("kubectl"))["status"]
     added = POLICY | {"spec": {"priority": 3, **POLICY["spec"]}, "status": {"via": "nowhere"}}  # type: ignore[dict-item]
@@ -104,9 +105,7 @@ def test_exclusions_outside_of_every_destination(cluster: Cluster) -> None:
     with cluster.policy("kubectl-outside", ready=False, **spec):
         cluster.lab.kubectl("wait", "--for=condition=Accepted=False", "egp/kubectl-outside", "--timeout=10s")
         (found,) = [
-            each
-            for each in cluster.api.get(policy_path("kubectl-outside"))["status"]["conditions"]
-            if each["type"] == "Accepted"
+            each for each in cluster.api.get(policy_path("kubectl-outside"))["status"]["conditions"] if each["type"] == "Accepted"
         ]
         assert found["reason"] == "ExcludedOutsideDestinations"
         assert "192.0.2.0/24" in found["message"]

@@ -47,13 +47,12 @@ def test_a_second_lab_its_crash_and_its_end(cluster: Cluster, brief: Cluster) ->
     end([found for name in daemons.names() if (found := daemons.find(name))])
     assert not brief.lab.is_up
     start(brief)
-    with brief.pods({"after": "node1"}) as made:
-        assert len(made["after"].addresses) == 2
-        containers = sweep.containers(OPTIONS.directory)
-        assert containers
-        brief.lab.down()
-        assert traces(containers) == []
-        brief.api.__dict__.clear()
+    brief.create_pod("after", "node1")
+    assert len(brief.running("after").addresses) == 2
+    containers = sweep.containers(OPTIONS.directory)
+    assert containers
+    brief.lab.down()
+    assert traces(containers) == []
     assert cluster.lab.is_up
 
 

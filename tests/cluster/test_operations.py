@@ -56,8 +56,16 @@ ALLOWED = [
     ("operator", "patch", "tidegate.io", "nodestates", ""),
 ]
 FORBIDDEN = [
-    *(("agent", verb, "tidegate.io", kind, "") for verb in ("create", "patch", "delete") for kind in ("egresspolicies", "ippools")),
-    *(("agent", verb, "tidegate.io", kind, "") for verb in ("create", "patch", "delete") for kind in ("nodestates", "clusterstates")),
+    *(
+        ("agent", verb, "tidegate.io", kind, "")
+        for verb in ("create", "patch", "delete")
+        for kind in ("egresspolicies", "ippools")
+    ),
+    *(
+        ("agent", verb, "tidegate.io", kind, "")
+        for verb in ("create", "patch", "delete")
+        for kind in ("nodestates", "clusterstates")
+    ),
     ("agent", "get", "tidegate.io", "egresspolicies", ""),
     ("agent", "patch", "tidegate.io", "egresspolicies", "status"),
     ("agent", "get", "", "secrets", ""),

@@ -103,16 +103,16 @@ def test_an_agent_restarts_without_the_api_server(cluster: Cluster, pods: dict[s
         probes.Echo(pods["node2"].namespace, PORT),
         probes.Stream(pods["node1"].namespace, pods["node2"].addresses[0], PORT) as inner,
         probes.Stream(pods["node1"].namespace, LEGACY1[1], 9001) as outer,
+        halted(cluster, "kube-apiserver"),
     ):
-        with halted(cluster, "kube-apiserver"):
-            cluster.lab.stop_agent("node1", signal.SIGKILL)
-            cluster.lab.start_agent("node1")
-            eventually(lambda: cluster.http("node1", "/readyz"), seconds=20)
-            rule = cluster.sh("node1", "ip", "rule", "show", "priority", "1076")
-            cluster.sh("node1", "ip", "rule", "delete", "priority", "1076")
-            eventually(lambda: cluster.sh("node1", "ip", "rule", "show", "priority", "1076"), rule, 12)
-            assert cluster.sources(pods["node1"], LEGACY1) == ADDRESSES
-            assert probes.pings(cluster.host("node1"), pods["node1"].addresses[0])
+        cluster.lab.stop_agent("node1", signal.SIGKILL)
+        cluster.lab.start_agent("node1")
+        eventually(lambda: cluster.http("node1", "/readyz"), seconds=20)
+        rule = cluster.sh("node1", "ip", "rule", "show", "priority", "1076")
+        cluster.sh("node1", "ip", "rule", "delete", "priority", "1076")
+        eventually(lambda: cluster.sh("node1", "ip", "rule", "show", "priority", "1076"), rule, 12)
+        assert cluster.sources(pods["node1"], LEGACY1) == ADDRESSES
+        assert probes.pings(cluster.host("node1"), pods["node1"].addresses[0])
     assert (inner.lost, outer.lost) == (0, 0)
     with cluster.labelled(pod_path("node1b"), control="yes"):
         eventually(lambda: cluster.sources(pods["node1b"], LEGACY1), ADDRESSES, 40)
