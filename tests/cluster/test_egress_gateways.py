@@ -111,15 +111,19 @@ def test_egress_addresses_move_and_never_have_two_holders(cluster: Cluster, pod:
 
 def test_two_policies_want_one_address(cluster: Cluster, pod: Pod) -> None:
     """The younger of two policies with one egress address is not accepted and names the older; it recovers by itself."""
-    with cluster.labelled(node_path("node2"), gateways="yes"), cluster.policy("gateways", **spec()):
-        with cluster.policy("gateways-late", ready=False, **spec(destinationCIDRs=["203.0.113.0/24"])):
-            eventually(lambda: cluster.conditions("gateways-late").get("Accepted"), "False EgressIPClaimed")
-            assert "gateways" in message(cluster, "gateways-late", "Accepted")
-            assert cluster.sources(pod, LEGACY1) == ADDRESSES
-            assert cluster.holders(ADDRESSES[0]) == ["node2"]
-            cluster.delete(policy_path("gateways"))
-            cluster.in_force("gateways-late")
-            eventually(lambda: cluster.source(pod, LEGACY2[0]), ADDRESSES[0])
+    late = spec(destinationCIDRs=["203.0.113.0/24"])
+    with (
+        cluster.labelled(node_path("node2"), gateways="yes"),
+        cluster.policy("gateways", **spec()),
+        cluster.policy("gateways-late", ready=False, **late),
+    ):
+        eventually(lambda: cluster.conditions("gateways-late").get("Accepted"), "False EgressIPClaimed")
+        assert "gateways" in message(cluster, "gateways-late", "Accepted")
+        assert cluster.sources(pod, LEGACY1) == ADDRESSES
+        assert cluster.holders(ADDRESSES[0]) == ["node2"]
+        cluster.delete(policy_path("gateways"))
+        cluster.in_force("gateways-late")
+        eventually(lambda: cluster.source(pod, LEGACY2[0]), ADDRESSES[0])
 
 
 def test_an_egress_address_inside_the_cluster_is_refused(cluster: Cluster, pod: Pod) -> None:

@@ -55,6 +55,7 @@ ALLOWED = [
     ("operator", "patch", "tidegate.io", "egresspolicies", "status"),
     ("operator", "patch", "tidegate.io", "nodestates", ""),
 ]
+VERBS = ("create", "patch", "delete")
 FORBIDDEN = [
     *(
         ("agent", verb, "tidegate.io", kind, "")
