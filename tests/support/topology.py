@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+from tidegate.datapath.tables.netlink import inside, opened
+
 T = TypeVar("T")
 
 POD_MAC = "02:00:00:00:00:aa"
@@ -20,24 +18,8 @@ POD_MAC = "02:00:00:00:00:aa"
 
 def run_in(namespace: str, action: Callable[[], T]) -> T:
     """Call `action` in a thread that has entered the namespace, and return or raise what it does."""
-    outcome: list[T] = []
-    failure: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            with open(f"/run/netns/{namespace}") as file:
-                if _libc.setns(file.fileno(), _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), f"setns {namespace}")
-            outcome.append(action())
-        except BaseException as error:  # noqa: BLE001 - handed to the caller, below
-            failure.append(error)
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join()
-    if failure:
-        raise failure[0]
-    return outcome[0]
+    with opened(f"/run/netns/{namespace}") as netns:
+        return inside(netns, action)
 
 
 @dataclass
