@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from cluster import NAMESPACE, Cluster, Pod
+from cluster import NAMESPACE, Cluster, Pod, lab_name, remove_orphans
 
 from tidegate.lab.lab import Lab
 from tidegate.lab.options import Options
@@ -17,9 +17,8 @@ def _up(options: Options) -> Iterator[Cluster]:
     if os.geteuid():
         pytest.skip("needs root")
     keep = bool(os.environ.get("TIDEGATE_KEEP_LAB"))
+    remove_orphans()
     lab = Lab(options.name)
-    if not keep:
-        lab.down()
     try:
         lab.up(options)
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
@@ -33,13 +32,13 @@ def _up(options: Options) -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """Three nodes, tunnel, both families; Tidegate's pool gives nodes their pod ranges."""
-    yield from _up(Options(name="tst-tunnel"))
+    yield from _up(Options(name=lab_name("tunnel")))
 
 
 @pytest.fixture(scope="session")
 def native() -> Iterator[Cluster]:
     """Two nodes, native routing; Kubernetes gives nodes their pod ranges."""
-    yield from _up(Options(name="tst-native", nodes=2, routing="native", pod_cidrs="node"))
+    yield from _up(Options(name=lab_name("native"), nodes=2, routing="native", pod_cidrs="node"))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import NAMESPACE, Cluster, eventually, pod_path
+from cluster import NAMESPACE, Cluster, eventually, lab_name, pod_path
 
 from tidegate.lab import network, rollout, sweep
 from tidegate.lab.lab import Lab
@@ -16,7 +16,7 @@ from tidegate.lab.processes import end
 
 pytestmark = pytest.mark.cluster
 
-OPTIONS = Options(name="tst-brief", nodes=1)
+OPTIONS = Options(name=lab_name("brief"), nodes=1)
 
 
 @pytest.fixture

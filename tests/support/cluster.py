@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +15,7 @@ from typing import Any, TypeVar
 
 import probes
 
+from tidegate.lab import options
 from tidegate.lab.api import Api, ApiError
 from tidegate.lab.images import IMAGE
 from tidegate.lab.lab import Lab
@@ -238,6 +241,19 @@ class Cluster:
     def sources(self, pod: Pod, targets: Sequence[str], protocol: probes.Protocol = "tcp") -> tuple[str, ...]:
         """Ask several servers."""
         return tuple(self.source(pod, target, protocol) for target in targets)
+
+
+def lab_name(purpose: str) -> str:
+    """Name a lab of this run, so that several runs can share a machine."""
+    return f"tst-{purpose}" if os.environ.get("TIDEGATE_KEEP_LAB") else f"tst{os.getpid()}{purpose[0]}"
+
+
+def remove_orphans() -> None:
+    """Take down the labs of runs that were killed."""
+    for name in options.names():
+        owner = re.fullmatch(r"tst(\d+)[a-z]", name)
+        if owner and not Path("/proc", owner[1]).exists():
+            Lab(name).down()
 
 
 def pod_path(name: str) -> str:
