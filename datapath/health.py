@@ -14,7 +14,11 @@ from prometheus_client.registry import Collector
 from tidegate.datapath.agent import Agent
 from tidegate.datapath.status import PodStatus, Status
 
-_VERDICTS = {"pass": "passed to the node's stack", "forward": "forwarded", "drop": "dropped"}
+_VERDICTS = {
+    "pass": ("tidegate_passed_packets", "Packets left to the node's stack, by reason."),
+    "forward": ("tidegate_forwards", "Packets forwarded, by way."),
+    "drop": ("tidegate_drops", "Packets dropped, by reason."),
+}
 _STALE_S = 120.0
 
 
@@ -27,8 +31,8 @@ class _Packets(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield every family."""
         counters = self._agent.kernel.counters()
-        for verdict, words in _VERDICTS.items():
-            family = CounterMetricFamily(f"tidegate_{verdict}s", f"Packets {words}, by reason.", labels=["reason"])
+        for verdict, (name_of_family, words) in _VERDICTS.items():
+            family = CounterMetricFamily(name_of_family, words, labels=["reason"])
             for name, count in counters.items():
                 if name.startswith(f"{verdict}_"):
                     family.add_metric([name.removeprefix(f"{verdict}_")], count)

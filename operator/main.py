@@ -162,13 +162,14 @@ async def _feed(store: Store, access: Access, stop: asyncio.Event) -> None:
     try:
         pause = AUDIT_S[0]
         while not watching.done():
-            await asyncio.wait([watching], timeout=pause)
+            done, _ = await asyncio.wait([watching], timeout=pause)
             pause = AUDIT_S[1]
-            await _audit_until_done(store)
+            if not done:
+                await _audit_until_done(store)
         watching.result()
-        # kopf takes the signals over, so its clean end is how a request to stop reaches us.
+        # kopf takes the signals over, so its clean end is how a request to stop reaches us. Whoever waits for it cancels us.
         stop.set()
-        await asyncio.sleep(1)
+        await asyncio.Event().wait()
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Which egress policy loses to which older one, where both say the same prefix with the same priority."""
+"""Which egress policy loses to which other one: to one of higher priority around its prefix, or to an older one of the same."""
 
 from __future__ import annotations
 
@@ -34,7 +34,39 @@ def shadows(policies: Sequence[EgressPolicy]) -> dict[str, Finding]:
                     f"set spec.priority above {priority} if this one shall"
                 )
                 found[loser.metadata.name] = Finding(True, Reason.SHADOWED, message)
+    for loser, prefix, winner in _outranked(policies):
+        message = (
+            f"for pods that both select, EgressPolicy {winner.metadata.name} of priority {winner.spec.priority} wins {prefix}: "
+            f"set spec.priority to {winner.spec.priority + 1} or more if this one shall"
+        )
+        found[loser.metadata.name] = Finding(True, Reason.SHADOWED, message)
     return found
+
+
+def _outranked(policies: Sequence[EgressPolicy]) -> Iterable[tuple[EgressPolicy, Network, EgressPolicy]]:
+    """Yield each policy once that loses a whole destination to one of higher priority, with that destination and the winner."""
+    by_prefix: dict[Network, list[EgressPolicy]] = defaultdict(list)
+    for policy in sorted(policies, key=lambda each: -each.spec.priority):
+        for prefix in {cidr.network(text) for text in policy.spec.destinationCIDRs}:
+            by_prefix[prefix].append(policy)
+    lengths = {version: sorted({net.prefixlen for net in by_prefix if net.version == version}) for version in (4, 6)}
+    for policy in policies:
+        mine = sorted({cidr.network(text) for text in policy.spec.destinationCIDRs}, key=cidr.order)
+        around = (
+            (prefix, prefix.supernet(new_prefix=n)) for prefix in mine for n in lengths[prefix.version] if n <= prefix.prefixlen
+        )
+        won = ((prefix, other) for prefix, wider in around for other in by_prefix.get(wider, ()) if _beats(other, policy, prefix))
+        for prefix, winner in won:
+            yield policy, prefix, winner
+            break
+
+
+def _beats(other: EgressPolicy, policy: EgressPolicy, prefix: Network) -> bool:
+    if other.spec.priority <= policy.spec.priority:
+        return False
+    if cidr.covering([cidr.network(text) for text in other.spec.excludedCIDRs], prefix) is not None:
+        return False
+    return selection.may_both_match(other.spec.selectors, policy.spec.selectors)
 
 
 def _pairs(group: Sequence[EgressPolicy]) -> Iterable[tuple[EgressPolicy, EgressPolicy]]:
