@@ -18,15 +18,11 @@ from typing import Any
 
 import yaml
 
+from tidegate.lab import binaries
+from tidegate.lab.progress import Progress
+
 ROOT = Path(__file__).parent.parent.parent
 TOKENS = {"admin": "system:masters"}
-
-
-def binaries() -> Path | None:
-    """Return the folder with etcd, kube-apiserver and kubectl, or None where nobody has built them."""
-    named = os.environ.get("KUBEBUILDER_ASSETS")
-    folders = [Path(named)] if named else sorted((Path.home() / ".cache/tidegate").glob("kube-*/"))
-    return next((folder for folder in folders if (folder / "kube-apiserver").exists()), None)
 
 
 @dataclass(frozen=True)
@@ -98,8 +94,8 @@ class ApiServer:
 @contextmanager
 def running(folder: Path) -> Iterator[ApiServer]:
     """Start etcd and kube-apiserver with their state in `folder`, and stop them on leaving."""
-    binary = binaries()
-    assert binary is not None
+    # Built here if nothing of this machine has built it yet, as the lab does.
+    binary = Path(binaries.ensure(Progress())["kube-apiserver"]).parent
     token = secrets.token_hex(16)
     (folder / "tokens.csv").write_text(f"{token},admin,admin,system:masters\n")
     key = folder / "sa.key"
