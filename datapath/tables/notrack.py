@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +13,9 @@ from pyroute2.nftables.expressions import genex
 from pyroute2.nftables.main import NFTables
 
 from tidegate.datapath.table import TableError
+
+FRESH_S = 5.0
+"""A dump brings the rules of every tool on the node, kube-proxy's thousands too: not in every pass."""
 
 _INET = 1  # NFPROTO_INET
 _RAW = -300  # NF_IP_PRI_RAW: before connection tracking
@@ -27,15 +31,24 @@ class NotrackTable:
 
     name = "notrack"
 
-    def __init__(self, table: str = "tidegate") -> None:
+    def __init__(self, table: str = "tidegate", clock: Callable[[], float] = time.monotonic) -> None:
         self._table = table
+        self._clock = clock
+        self._seen: dict[str, int] = {}
+        self._seen_until = 0.0
 
     @cached_property
     def _nft(self) -> Any:
         return NFTables(nfgen_family=_INET)
 
     def read(self) -> Mapping[str, int]:
-        """Return the port if both chains have exactly their rule."""
+        """Return the port if both chains have exactly their rule; what was read counts for `FRESH_S`."""
+        if self._clock() >= self._seen_until:
+            self._seen = self._read()
+            self._seen_until = self._clock() + FRESH_S
+        return self._seen
+
+    def _read(self) -> dict[str, int]:
         try:
             rules = [rule for rule in self._nft.get_rules() if rule.get_attr("NFTA_RULE_TABLE") == self._table]
             tables = {table.get_attr("NFTA_TABLE_NAME") for table in self._nft.get_tables()}
@@ -61,6 +74,7 @@ class NotrackTable:
 
     def drop(self, key: str) -> None:
         """Remove the table."""
+        self._seen_until = 0.0
         try:
             self._nft.table("del", name=self._table)
         except NetlinkError as error:

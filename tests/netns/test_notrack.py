@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+
 from namespace import sh
 
 from tidegate.datapath.table import Row, reconcile
-from tidegate.datapath.tables.notrack import NotrackTable
+from tidegate.datapath.tables.notrack import FRESH_S, NotrackTable
 
 
 def test_rules(host: None) -> None:
     """The rules are put, read, changed, mended and dropped; other tools' tables stay."""
     sh("nft add table inet other; nft 'add chain inet other raw { type filter hook output priority -300; }'")
     before = sh("nft list ruleset")
-    table = NotrackTable()
+    table = NotrackTable(clock=itertools.count(0, FRESH_S).__next__)
     assert table.read() == {}
     for port in (8472, 4789):
         assert reconcile([table], [Row("notrack", "tunnel", port, "x")]).failures == []
