@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from importlib import metadata
 from typing import Any
 
 import msgspec
@@ -27,6 +28,8 @@ from tidegate.kube.client import ApiError, Client
 from tidegate.kube.watch import Reflector
 
 log = structlog.get_logger()
+
+VERSION = metadata.version("tidegate")
 
 AUDIT_S = 5.0
 """How often the kernel is read even if nobody said that something changed."""
@@ -197,7 +200,7 @@ def status(order: Order, inputs: Inputs, facts: Facts, receipt: Receipt) -> Node
     return NodeStateStatus(
         observedGeneration=inputs.state_generation,
         observedShards=inputs.shards,
-        agentVersion="0.1.0.dev0",
+        agentVersion=VERSION,
         kernel=facts.kernel,
         mtu=min((uplink.mtu for uplink in facts.uplinks), default=0),
         interfaces=[
