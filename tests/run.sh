@@ -7,7 +7,7 @@ if [ "$(id -u)" != 0 ]; then exec sudo -E "$0" "$@"; fi
 
 . deploy/setup.sh
 mount_root tests/run.sh "$@"
-set_up "iperf3 tcpdump" deploy/requirements-dev.txt
+set_up "git iperf3 tcpdump" deploy/requirements-dev.txt
 PATH="$PWD/.venv/bin:$PATH"
 export PATH
 tiers=${*:-lint types unit bpf netns cluster}
