@@ -14,7 +14,6 @@ from pathlib import Path
 
 TCX_INGRESS = 46
 TCX_EGRESS = 47
-NO_EXIST = 1
 
 
 class BpfError(OSError):

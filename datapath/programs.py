@@ -16,8 +16,6 @@ from tidegate.datapath import loader
 from tidegate.datapath.layout import Layout, read_layout
 from tidegate.datapath.owned import Places, cache_folder
 
-BPF_FS_MAGIC = "bpf"
-
 
 class Unfit(Exception):
     """This machine lacks something; the message says what, and how to get it."""
@@ -60,7 +58,7 @@ def check_machine(places: Places) -> None:
     if release < (5, 15):
         raise Unfit(f"kernel {os.uname().release} is too old; 5.15 or newer is needed")
     mounts = [line.split()[1:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    if not any(kind == BPF_FS_MAGIC and places.bpffs.is_relative_to(point) for point, kind in mounts):
+    if not any(kind == "bpf" and places.bpffs.is_relative_to(point) for point, kind in mounts):
         raise Unfit(f"no bpffs is mounted over {places.bpffs}; run: mount -t bpf bpf /sys/fs/bpf")
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from dataclasses import replace
+from ipaddress import ip_network
 
 from tidegate.crds.cluster_state import Peer
-from tidegate.datapath.facts import Facts
+from tidegate.datapath.facts import Facts, Hop
 from tidegate.datapath.layout import Fields, fields
-from tidegate.datapath.order import Address, Network, Order, addresses, mapped, mapped_prefix, of_version, tunnel_mtu
+from tidegate.datapath.order import Network, Order, addresses, mapped, mapped_prefix, of_version, tunnel_mtu
 from tidegate.datapath.owned import tunnel_device
 from tidegate.datapath.table import Row
 from tidegate.datapath.tables.links import VxlanLink
@@ -77,20 +78,17 @@ def _ranges(order: Order, facts: Facts) -> dict[Network, Fields]:
     for text in network.serviceCIDRs:
         found[ip_network(text)] = fields(kind=_STACK)
     for peer in order.others:
-        for cidr in (*map(ip_network, peer.podCIDRs), *map(_host, addresses(peer))):
+        for cidr in (*map(ip_network, peer.podCIDRs), *map(ip_network, addresses(peer))):
             found[cidr] = _towards(order, facts, peer, cidr.version)
     for address in (*facts.own_addresses, *order.own_addresses):
-        found[_host(address)] = fields(kind=_STACK)
+        found[ip_network(address)] = fields(kind=_STACK)
     return found
 
 
 def _towards(order: Order, facts: Facts, peer: Peer, version: int) -> Fields:
     if order.network.routingMode == "native":
-        next_hop = of_version(addresses(peer), version)
-        hop = facts.next_hops.get(next_hop) if next_hop else None
-        if hop:
-            return fields(kind=_PEER, via=mapped(hop.gateway or next_hop), ifindex=hop.ifindex)
-        return fields(kind=_NONE)
+        hop = _next_hop(facts, peer, version)
+        return fields(kind=_PEER, via=mapped(hop.gateway), ifindex=hop.ifindex) if hop and hop.gateway else fields(kind=_NONE)
     return fields(kind=_PEER, via=mapped(addresses(peer)[0]))
 
 
@@ -98,12 +96,14 @@ def _route(order: Order, facts: Facts, peer: Peer, cidr: Network) -> Route | Non
     """The stack's own route to another node's pods: for the node itself, and for what netfilter translates."""
     source = of_version(order.own_addresses, cidr.version)
     if order.network.routingMode == "native":
-        next_hop = of_version(addresses(peer), cidr.version)
-        hop = facts.next_hops.get(next_hop) if next_hop else None
-        return Route(device=hop.device, gateway=hop.gateway or next_hop, source=source) if hop else None
+        hop = _next_hop(facts, peer, cidr.version)
+        return Route(device=hop.device, gateway=hop.gateway, source=source) if hop else None
     device = tunnel_device(order.network.owned)
     return Route(device=device, source=source) if device in facts.links else None
 
 
-def _host(address: Address) -> IPv4Network | IPv6Network:
-    return ip_network(address)
+def _next_hop(facts: Facts, peer: Peer, version: int) -> Hop | None:
+    """The way to a peer; one on the same link is its own gateway."""
+    address = of_version(addresses(peer), version)
+    hop = facts.next_hops.get(address) if address else None
+    return replace(hop, gateway=hop.gateway or address) if hop else None
