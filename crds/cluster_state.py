@@ -19,9 +19,13 @@ class Peer(Model):
 
 
 class RuleGateway(Model):
-    """A gateway in force: `node`, its tunnel `endpoint`, `weight`, and the address of each family it sends with."""
+    """A gateway in force: `node`, its tunnel `endpoint`, `weight`, and the address of each family it sends with.
+
+    `number` is what the tunnel carries to it: one node may be a policy's gateway twice, with different addresses.
+    """
 
     node: str
+    number: int
     endpoint: str
     weight: int = 1
     addresses: Sequence[str] = ()
@@ -31,7 +35,8 @@ class RuleGateway(Model):
 class EgressRule(Model):
     """An accepted EgressPolicy. `number` is its offset from the tunnel's `vniBase`, 1..2^20, never reused soon.
 
-    `created` orders policies of equal priority; no gateway at all means `whenNoGateway`.
+    `entryNumbers` are those of its second and later `gateways` entries; `number` is also that of the first. `created`
+    orders policies of equal priority; no gateway at all means `whenNoGateway`.
     """
 
     name: str
@@ -39,6 +44,7 @@ class EgressRule(Model):
     number: int
     selectors: Sequence[PodSelection]
     destinationCIDRs: Sequence[str]
+    entryNumbers: Sequence[int] = ()
     created: str = ""
     priority: int = 0
     excludedCIDRs: Sequence[str] = ()

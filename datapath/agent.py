@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -43,6 +44,16 @@ KNOWN_WAIT_S = 5.0
 PROGRAMMED_WAIT_S = 20.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What the latest pass had in hand, and what came of it."""
+
+    order: Order
+    inputs: Inputs
+    facts: Facts
+    receipt: Receipt
+
+
 class Agent:
     """Everything that outlives one pass. `changed` may be called at any time from the event loop."""
 
@@ -56,6 +67,8 @@ class Agent:
         self._client = client
         self._endpoints = endpoints
         self._wake = asyncio.Event()
+        self._report = asyncio.Event()
+        self._done: _Done | None = None
         self._passed = asyncio.Condition()
         self._saved: Inputs | None = inputs_module.load(kernel.places.state / "inputs.json")
         self._published: bytes = b""
@@ -109,6 +122,7 @@ class Agent:
             for reflector in self.reflectors:
                 group.create_task(reflector.run())
             group.create_task(self._loop())
+            group.create_task(self._report_loop())
 
     async def _loop(self) -> None:
         while True:
@@ -134,11 +148,25 @@ class Agent:
             self.order = order
             self.passes += 1
             self._passed.notify_all()
-        if inputs != self._saved:
-            await asyncio.to_thread(inputs_module.save, self.kernel.places.state / "inputs.json", inputs)
-            self._saved = inputs
-        if self.is_synced:
-            await self._publish(status(order, inputs, facts, self.receipt))
+        self._done = _Done(order, inputs, facts, self.receipt)
+        self._report.set()
+
+    async def _report_loop(self) -> None:
+        """Save and publish what the latest pass did, beside the passes: neither disk nor API server delays the next."""
+        while True:
+            await self._report.wait()
+            self._report.clear()
+            done = self._done
+            if done is None:
+                continue
+            try:
+                if done.inputs != self._saved:
+                    await asyncio.to_thread(inputs_module.save, self.kernel.places.state / "inputs.json", done.inputs)
+                    self._saved = done.inputs
+                if self.is_synced:
+                    await self._publish(status(done.order, done.inputs, done.facts, done.receipt))
+            except Exception:
+                log.exception("report failed", bug=True, node=self.node)
 
     async def _publish(self, receipt: NodeStateStatus) -> None:
         body = msgspec.json.encode(receipt)

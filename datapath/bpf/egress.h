@@ -204,8 +204,8 @@ static __always_inline int tg_snat(struct __sk_buff *skb, const struct tg_config
 	return tg_to_neighbour(skb, config, ifindex, &via, number ? TG_FORWARD_SNAT : TG_FORWARD_MASQUERADE);
 }
 
-/* The policy and gateway of a connection that begins now. Returns the policy's number (0: none applies) and in `gateway`
- * where to send it (zero: translate here), or a negative TG_DROP reason. */
+/* The policy and gateway of a connection that begins now. Returns the gateway's number (0: no policy applies) and in
+ * `gateway` where to send it (zero: translate here), or a negative TG_DROP reason. */
 static __always_inline int tg_choose_path(const struct tg_packet *p, const struct tg_endpoint *pod, struct tg_addr *gateway)
 {
 	if (pod->flags & TG_EP_HOLD)
@@ -224,7 +224,7 @@ static __always_inline int tg_choose_path(const struct tg_packet *p, const struc
 	if (chosen >= TG_GATEWAYS)
 		return path->flags & TG_PATH_ALLOW ? 0 : -TG_DROP_NO_GATEWAY;
 	*gateway = path->gateway[chosen];
-	return number;
+	return path->number[chosen];
 }
 
 /* Let a connection through the tunnel keep its gateway, whatever becomes of the policy. */

@@ -69,14 +69,15 @@ struct tg_egress {
 
 #define TG_PATH_ALLOW 1u /* without a gateway: leave as if there were no policy */
 
-/* The gateways of a policy. A gateway with address zero is this node. */
+/* The gateways of a policy. A gateway with address zero is this node; `number` names what it sends with. */
 struct tg_path {
 	__u8 slot[TG_SLOTS];
 	struct tg_addr gateway[TG_GATEWAYS];
+	__u32 number[TG_GATEWAYS];
 	__u32 flags;
 };
 
-/* What a gateway sends with, by policy number; number 0 is masquerading. A zero address: no such family. */
+/* What a gateway sends with, by the number that the tunnel carries; 0 is masquerading. A zero address: no such family. */
 struct tg_source {
 	struct tg_addr ip4;
 	struct tg_addr ip6;
@@ -137,7 +138,7 @@ _Static_assert(sizeof(struct tg_endpoint) == 48, "tg_endpoint");
 _Static_assert(sizeof(struct tg_range_key) == 20, "tg_range_key");
 _Static_assert(sizeof(struct tg_range) == 24, "tg_range");
 _Static_assert(sizeof(struct tg_egress_key) == 24, "tg_egress_key");
-_Static_assert(sizeof(struct tg_path) == TG_SLOTS + 16 * TG_GATEWAYS + 4, "tg_path");
+_Static_assert(sizeof(struct tg_path) == TG_SLOTS + 20 * TG_GATEWAYS + 4, "tg_path");
 _Static_assert(sizeof(struct tg_source) == 40, "tg_source");
 _Static_assert(sizeof(struct tg_flow_key) == 40, "tg_flow_key");
 _Static_assert(sizeof(struct tg_flow) == 64, "tg_flow");

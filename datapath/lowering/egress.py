@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -29,9 +30,9 @@ def lower(order: Order, facts: Facts) -> Iterator[Row]:
     for rule in order.rules:
         owner = f"EgressPolicy/{rule.name}"
         yield Row("tg_path", fields(value=rule.number), _path(order, rule), owner)
-        mine = next((gateway for gateway in rule.gateways if gateway.node == order.node), None)
-        if mine:
-            yield Row("tg_source", fields(value=rule.number), _source(order, facts, mine), owner)
+        for gateway in rule.gateways:
+            if gateway.node == order.node:
+                yield Row("tg_source", fields(value=gateway.number), _source(order, facts, gateway), owner)
     yield Row("tg_source", fields(value=_MASQUERADE), _masquerade(order), "ClusterNetwork/default")
     for held in order.state.egressAddresses:
         address = ip_address(held.address)
@@ -99,13 +100,19 @@ def _path(order: Order, rule: EgressRule) -> Fields:
     chosen = gateway_slots(rule.gateways)
     # However many gateways there are, no more than 64 of them have a slot.
     members = sorted(set(chosen))
+    numbers = b"".join(rule.gateways[index].number.to_bytes(4, sys.byteorder) for index in members)
     packed = b"".join(
         bytes(16) if gateway.node == order.node else mapped(ip_address(gateway.endpoint))
         for gateway in (rule.gateways[index] for index in members)
     )
     slots = bytes(members.index(index) for index in chosen) or bytes([_SLOT_EMPTY]) * SLOTS
     flags = _PATH_ALLOW if rule.whenNoGateway == "Allow" else 0
-    return fields(slot=slots, gateway=packed.ljust(16 * SLOTS, b"\0"), flags=flags)
+    return fields(
+        slot=slots,
+        gateway=packed.ljust(16 * SLOTS, b"\0"),
+        number=numbers.ljust(4 * SLOTS, b"\0"),
+        flags=flags,
+    )
 
 
 def _source(order: Order, facts: Facts, gateway: RuleGateway) -> Fields:

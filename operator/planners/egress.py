@@ -27,13 +27,15 @@ def plan(cluster: Cluster, plan: Plan) -> Plan:
     rules = []
     for policy in accepted:
         name = policy.metadata.name
-        gateways, ready = egress_gateways.choose(cluster, policy, holding)
+        own = numbers[policy.metadata.uid]
+        gateways, ready = egress_gateways.choose(cluster, policy, holding, own)
         verdicts[f"EgressPolicy/{name}"] = Verdict(shadows[name], ready)
         rules.append(
             EgressRule(
                 name=name,
                 uid=policy.metadata.uid,
-                number=numbers[policy.metadata.uid],
+                number=own[0],
+                entryNumbers=own[1:],
                 selectors=policy.spec.selectors,
                 destinationCIDRs=policy.spec.destinationCIDRs,
                 excludedCIDRs=policy.spec.excludedCIDRs,
@@ -61,19 +63,20 @@ def _stopped(cluster: Cluster, refused: Container[str]) -> list[EgressRule]:
     return [structs.replace(rule, gateways=(), whenNoGateway="Drop") for rule in published if rule.uid in refused]
 
 
-def _numbers(cluster: Cluster, policies: Sequence[EgressPolicy]) -> tuple[dict[str, int], int]:
-    """Give each policy's uid its number: the one it has, or the next after the last one given."""
-    published = {rule.uid: rule.number for shard in cluster.shards.values() for rule in shard.spec.egress}
-    wanted = {policy.metadata.uid for policy in policies}
-    numbers = {uid: number for uid, number in published.items() if uid in wanted}
+def _numbers(cluster: Cluster, policies: Sequence[EgressPolicy]) -> tuple[dict[str, Sequence[int]], int]:
+    """Give each policy's uid the numbers of its gateway entries: those it has, or the next after the last one given."""
+    published = {rule.uid: [rule.number, *rule.entryNumbers] for shard in cluster.shards.values() for rule in shard.spec.egress}
     # Numbers of policies that were deleted a moment ago are still on their way through the tunnels.
-    taken = set(published.values())
+    taken = {number for numbers in published.values() for number in numbers}
     last = max((shard.spec.lastNumber for shard in cluster.shards.values()), default=0)
+    numbers: dict[str, Sequence[int]] = {}
     for policy in policies:
-        if policy.metadata.uid not in numbers:
+        entries = len(policy.spec.gateways)
+        own = published.get(policy.metadata.uid, [])[:entries]
+        while len(own) < entries:
             last = last % NUMBERS + 1
-            while last in taken:
-                last = last % NUMBERS + 1
-            numbers[policy.metadata.uid] = last
-            taken.add(last)
+            if last not in taken:
+                own.append(last)
+                taken.add(last)
+        numbers[policy.metadata.uid] = tuple(own)
     return numbers, last

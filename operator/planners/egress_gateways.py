@@ -107,8 +107,13 @@ def _releasing(cluster: Cluster, held: Mapping[str, Sequence[HeldAddress]]) -> d
     return found
 
 
-def choose(cluster: Cluster, policy: EgressPolicy, holding: Holding) -> tuple[tuple[RuleGateway, ...], Finding | None]:
-    """Return a policy's gateways, and why it is not ready as far as that is known before any receipt."""
+def choose(
+    cluster: Cluster, policy: EgressPolicy, holding: Holding, numbers: Sequence[int]
+) -> tuple[tuple[RuleGateway, ...], Finding | None]:
+    """Return a policy's gateways, and why it is not ready as far as that is known before any receipt.
+
+    `numbers` are those of its entries on the tunnel.
+    """
     families = sorted({cidr.network(text).version for text in policy.spec.destinationCIDRs})
     chosen: list[RuleGateway] = []
     problems: list[Finding] = []
@@ -123,7 +128,7 @@ def choose(cluster: Cluster, policy: EgressPolicy, holding: Holding) -> tuple[tu
                 problems.append(_moving(gateway, holding.waiting[entry]))
         for node in nodes:
             if cluster.is_live(node.metadata.name) and node.addresses:
-                chosen.append(_gateway(cluster, gateway, node))
+                chosen.append(_gateway(cluster, gateway, node, numbers[index]))
                 if lacking := _lacking(chosen[-1], families):
                     problems.append(_addressless(index, gateway, node.metadata.name, lacking))
     if chosen:
@@ -153,7 +158,7 @@ def _is(rule: EgressRule, policy: EgressPolicy) -> bool:
     return rule.uid == policy.metadata.uid
 
 
-def _gateway(cluster: Cluster, gateway: GatewaySelection, node: Node) -> RuleGateway:
+def _gateway(cluster: Cluster, gateway: GatewaySelection, node: Node, number: int) -> RuleGateway:
     name = node.metadata.name
     available: Sequence[str] = node.addresses
     if gateway.egressIPs:
@@ -166,6 +171,7 @@ def _gateway(cluster: Cluster, gateway: GatewaySelection, node: Node) -> RuleGat
         first.setdefault(cidr.address(text).version, text)
     return RuleGateway(
         node=name,
+        number=number,
         endpoint=node.addresses[0],
         weight=gateway.weight,
         addresses=tuple(text for _, text in sorted(first.items())),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from packets import DROP, PASS, REDIRECT, Harness, addr, frame, network, with_right_checksums
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -88,7 +90,7 @@ def with_policy(node: Harness, gateway: str = "172.30.0.12", **path: object) -> 
         raw[length // 8 :] = bytes(16 - length // 8)
         node.put("tg_egress", fields(prefixlen=32 + length, policy_class=9, addr=bytes(raw)), number=7)
     members = (addr(gateway) if gateway else bytes(16)).ljust(1024, b"\0")
-    node.put("tg_path", 7, gateway=members, **path)
+    node.put("tg_path", 7, gateway=members, number=(7).to_bytes(4, sys.byteorder), **path)
 
 
 @pytest.mark.parametrize("family", [4, 6])

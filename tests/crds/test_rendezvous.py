@@ -10,7 +10,7 @@ from tidegate.crds.cluster_state import RuleGateway
 
 
 def gateways(names: list[str], weight: int = 1) -> list[RuleGateway]:
-    return [RuleGateway(node=name, endpoint="192.0.2.1", weight=weight) for name in names]
+    return [RuleGateway(node=name, number=1, endpoint="192.0.2.1", weight=weight) for name in names]
 
 
 names = st.lists(st.text("abcdef", min_size=1, max_size=4), min_size=2, max_size=8, unique=True)

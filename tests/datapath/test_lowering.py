@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -37,7 +38,10 @@ def rule(name: str, number: int, *gateways: str, **changes: Any) -> EgressRule:
     given: dict[str, Any] = {
         "selectors": [PodSelection(podSelector=LabelSelector(matchLabels={"app": "web"}))],
         "destinationCIDRs": ["198.51.100.0/24"],
-        "gateways": [RuleGateway(node=node, endpoint=f"172.30.0.1{node[-1]}", addresses=["172.30.0.200"]) for node in gateways],
+        "gateways": [
+            RuleGateway(node=node, number=number, endpoint=f"172.30.0.1{node[-1]}", addresses=["172.30.0.200"])
+            for node in gateways
+        ],
     }
     return EgressRule(name=name, uid=name, number=number, **(given | changes))
 
@@ -124,7 +128,7 @@ def test_gateways() -> None:
         ORDER, rules=(rule("web", 7, "node1"), rule("far", 8, "node2"), rule("none", 9), rule("any", 10, whenNoGateway="Allow"))
     )
     paths = {dict(key)["value"]: dict(value) for key, value in rows(order, "tg_path").items()}
-    assert paths[7] == {}
+    assert paths[7] == {"number": (7).to_bytes(4, sys.byteorder).ljust(256, b"\0")}
     assert paths[8]["gateway"][:16] == mapped(ip_address("172.30.0.12"))
     assert paths[9] == {"slot": b"\xff" * 64}
     assert paths[10] == {"slot": b"\xff" * 64, "flags": 1}

@@ -6,7 +6,11 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from cluster_on_one_bridge import Cluster, cluster, gateway, pod_addresses, rule
+from cluster_on_one_bridge import PODS, Cluster, cluster, gateway, pod_addresses, rule
+
+from tidegate.crds.egress import PodSelection
+from tidegate.crds.meta import LabelSelector
+from tidegate.crds.rendezvous import gateway_slots, slot
 
 OUTSIDE = ("198.51.100.10", "2001:db8:100::10")
 ECHO = """
@@ -91,6 +95,25 @@ def test_gateway(nodes: Cluster, place: int, family: int) -> None:
 
     nodes.apply(rules=())
     assert source(nodes, "web", OUTSIDE[family]) == ("172.30.0.11", "fd30::11")[family]
+    nodes.hold(f"node{place}")
+
+
+@pytest.mark.parametrize("family", [0, 1])
+@pytest.mark.parametrize("place", [1, 2])
+def test_two_addresses_on_one_node(nodes: Cluster, place: int, family: int) -> None:
+    """A node that is a policy's gateway twice sends with both of its addresses, each pod always with one of them."""
+    addresses = (("172.30.0.200", "fd30::200"), ("172.30.0.201", "fd30::201"))
+    nodes.hold(f"node{place}", *addresses[0], *addresses[1])
+    every = [PodSelection(podSelector=LabelSelector())]
+    gateways = [gateway(place, *pair, number=number) for number, pair in zip((7, 8), addresses, strict=True)]
+    nodes.apply(rules=(rule("web", 7, gateways, selectors=every),))
+
+    seen = {pod: source(nodes, pod, OUTSIDE[family]) for pod in PODS}
+
+    slots = gateway_slots(gateways)
+    assert seen == {pod: addresses[slots[slot(f"demo/{pod}")]][family] for pod in PODS}
+    assert set(seen.values()) == {pair[family] for pair in addresses}
+    nodes.apply(rules=())
     nodes.hold(f"node{place}")
 
 

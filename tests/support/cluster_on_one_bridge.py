@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
 from topology import POD_MAC, Topology, run_in, topology
 
 from tidegate.crds.cluster_state import EgressRule, Peer, RuleGateway
@@ -40,13 +41,14 @@ def rule(name: str, number: int, gateways: list[RuleGateway], **fields: Any) -> 
         "selectors": [PodSelection(podSelector=LabelSelector(matchLabels={"app": "web"}))],
         "destinationCIDRs": ["198.51.100.0/24", "2001:db8:100::/64"],
     }
-    return EgressRule(name=name, uid=name, number=number, gateways=gateways, **(defaults | fields))
+    numbered = [structs.replace(each, number=each.number or number) for each in gateways]
+    return EgressRule(name=name, uid=name, number=number, gateways=numbered, **(defaults | fields))
 
 
-def gateway(node: int, *addresses: str) -> RuleGateway:
-    """A gateway on a node, with the node's own addresses if none are given."""
+def gateway(node: int, *addresses: str, number: int = 0) -> RuleGateway:
+    """A gateway on a node, with the node's own addresses if none are given, and the rule's number if none is."""
     own = addresses or (f"172.30.0.{10 + node}", f"fd30::{10 + node}")
-    return RuleGateway(node=f"node{node}", endpoint=f"172.30.0.{10 + node}", addresses=list(own))
+    return RuleGateway(node=f"node{node}", number=number, endpoint=f"172.30.0.{10 + node}", addresses=list(own))
 
 
 @dataclass
