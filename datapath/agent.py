@@ -36,7 +36,7 @@ AUDIT_S = 5.0
 """How often the kernel is read even if nobody said that something changed."""
 
 GATHER_S = 0.003
-"""How long changes are gathered before they are applied: a burst of events becomes one pass."""
+"""From the end of a pass until the next one: a lone change is applied at once, a burst becomes few passes."""
 
 KNOWN_WAIT_S = 5.0
 """How long CNI ADD waits for the labels of a pod. Then the pod starts, but may not leave the cluster until they are there."""
@@ -125,16 +125,18 @@ class Agent:
             group.create_task(self._report_loop())
 
     async def _loop(self) -> None:
+        loop, ended = asyncio.get_running_loop(), 0.0
         while True:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), AUDIT_S)
-            await asyncio.sleep(GATHER_S)
+            await asyncio.sleep(ended + GATHER_S - loop.time())
             self._wake.clear()
             try:
                 await self._pass()
             except Exception:
                 log.exception("pass failed", bug=True, node=self.node)
                 await asyncio.sleep(1)
+            ended = loop.time()
 
     async def _pass(self) -> None:
         inputs = self.inputs()

@@ -20,7 +20,7 @@ from tidegate.operator.store import Store
 log = structlog.get_logger()
 
 DEBOUNCE_S = 0.005
-"""From the first ring until the look: objects that were applied together arrive within it."""
+"""From the end of a round until the next one: a lone change is answered at once, a burst becomes few rounds."""
 
 STATUS_EVERY_S = 0.1
 """Receipts of many nodes come one by one; telling users ten times a second is enough."""
@@ -41,14 +41,14 @@ class Loop:
 
     async def run(self) -> None:
         """Run until cancelled. A failed round is tried again with backoff, whatever failed."""
-        store, wait, delay = self._store, None, RETRY_S[0]
+        store, wait, delay, ended = self._store, None, RETRY_S[0], 0.0
         while True:
             try:
                 async with asyncio.timeout(wait):
                     await store.bell.wait()
             except TimeoutError:
                 pass
-            await asyncio.sleep(DEBOUNCE_S)
+            await asyncio.sleep(ended + DEBOUNCE_S - time.monotonic())
             store.bell.clear()
             if missing := store.missing():
                 log.info("waiting for the whole picture", missing=missing)
@@ -60,6 +60,7 @@ class Loop:
                 metrics.BUGS.inc()
                 log.exception("round failed", bug=True)
                 wait = None
+            ended = time.monotonic()
             if wait is None:
                 wait, delay = delay, min(delay * 2, RETRY_S[1])
                 continue
