@@ -116,16 +116,36 @@ int tunnel_out(struct __sk_buff *skb)
 	return TG_PASS(TO_PEER);
 }
 
+/* Whether the tunnel's device made the packet or will take it. Looked at before all else, since between nodes most are; what
+ * has IP options or extension headers is none. */
+static __always_inline bool tg_is_of_tunnel(struct __sk_buff *skb, const struct tg_config *config)
+{
+	void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+	struct iphdr *ip = data + ETH_HLEN;
+	struct ipv6hdr *ip6 = data + ETH_HLEN;
+	struct udphdr *udp = (void *)(ip + 1);
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		if ((void *)(udp + 1) > end || ip->ihl != 5 || ip->protocol != IPPROTO_UDP || (ip->frag_off & (TG_IP_MF | TG_IP_OFFSET)))
+			return false;
+	} else {
+		udp = (void *)(ip6 + 1);
+		if (skb->protocol != bpf_htons(ETH_P_IPV6) || (void *)(udp + 1) > end || ip6->nexthdr != IPPROTO_UDP)
+			return false;
+	}
+	return udp->dest == bpf_htons(config->tunnel_port);
+}
+
 /* From outside: tc ingress of an uplink. */
 int uplink_in(struct __sk_buff *skb)
 {
 	struct tg_packet *p = tg_get_packet();
 	struct tg_config *config = tg_get_config();
-	int parsed = tg_parse(skb, p);
-	if (parsed != TG_PARSED || !config)
-		return TG_PASS(NOT_IP);
-	if (p->key.proto == IPPROTO_UDP && p->key.dport == bpf_htons(config->tunnel_port))
+	if (!config)
+		return TG_PASS(HOST);
+	if (tg_is_of_tunnel(skb, config))
 		return TG_PASS(TUNNEL);
+	if (tg_parse(skb, p) != TG_PARSED)
+		return TG_PASS(NOT_IP);
 	struct tg_local *pod = tg_local.lookup(&p->key.dst);
 	if (pod) {
 		bool may_begin = p->key.proto != IPPROTO_TCP || tg_is_tcp_open(p);
@@ -154,10 +174,10 @@ int uplink_out(struct __sk_buff *skb)
 		skb->mark &= ~config->mark_mask;
 		return TG_PASS(SENT_BY_US);
 	}
+	if (tg_is_of_tunnel(skb, config))
+		return TG_PASS(TUNNEL);
 	if (tg_parse(skb, p) != TG_PARSED)
 		return TG_PASS(NOT_IP);
-	if (p->key.proto == IPPROTO_UDP && p->key.dport == bpf_htons(config->tunnel_port))
-		return TG_PASS(TUNNEL);
 	struct tg_local *local = tg_local.lookup(&p->key.src);
 	struct tg_endpoint *pod = 0;
 	struct tg_range *range = 0;
