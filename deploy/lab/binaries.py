@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from tidegate.datapath.owned import cache_folder
 from tidegate.lab.progress import Progress
 
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
@@ -29,11 +30,6 @@ _STAMPS = {
 
 class BuildError(Exception):
     """Kubernetes could not be built; the message says why."""
-
-
-def cache_directory() -> Path:
-    """Return the per-user folder for what takes long to make."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidegate"
 
 
 class Binaries:
@@ -67,7 +63,7 @@ def ensure(progress: Progress) -> Binaries:
 
 def _target() -> Path:
     inputs = b"".join((_MODULE / name).read_bytes() for name in ("go.mod", "go.sum", "main.go"))
-    return cache_directory() / f"kube-{hashlib.sha256(inputs).hexdigest()[:16]}"
+    return cache_folder() / f"kube-{hashlib.sha256(inputs).hexdigest()[:16]}"
 
 
 @contextlib.contextmanager

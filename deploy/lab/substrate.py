@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tidegate.datapath.owned import cache_folder
 from tidegate.lab import binaries, control_plane, credentials, images, machine, network, node
 from tidegate.lab.premises import Premises, command
 from tidegate.lab.progress import Progress
@@ -26,7 +27,7 @@ def start(premises: Premises, progress: Progress) -> None:
         waiting: list[Future[Any]] = [
             pool.submit(network.build, premises.topology),
             pool.submit(_make_credentials, premises),
-            pool.submit(images.image_file, binaries.cache_directory()),
+            pool.submit(images.image_file, cache_folder()),
         ]
         for each in waiting:
             each.result()
@@ -135,7 +136,7 @@ def _start_runtime(premises: Premises, host: Host, snapshotter: str) -> None:
         return paths.socket.exists() and not subprocess.run([*control, "version"], capture_output=True, check=False).returncode
 
     premises.wait(f"containerd of {host.name}", answers)
-    image = images.image_file(binaries.cache_directory())
+    image = images.image_file(cache_folder())
     command(*control, "images", "import", "--snapshotter", snapshotter, str(image))
 
 
