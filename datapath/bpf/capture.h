@@ -40,6 +40,7 @@ static __always_inline void tg_capture_mask_tuple(struct tg_capture_tuple *to, c
 	to->sport = from->sport & mask->sport;
 	to->dport = from->dport & mask->dport;
 	to->proto = from->proto & mask->proto;
+	to->family = from->family & mask->family;
 	to->slot = slot;
 	to->pad = 0;
 }
@@ -80,7 +81,8 @@ static __always_inline void tg_capture_emit(struct xdp_md *ctx, struct tg_captur
 	event->length = ctx->data_end - ctx->data;
 	event->kept = event->length < snaplen ? event->length : snaplen;
 	event->time = bpf_ktime_get_ns();
-	if (tg_capture_events.perf_submit_skb(ctx, event->kept, event, sizeof(*event))) {
+	int refused = tg_capture_events.perf_submit_skb(ctx, event->kept, event, sizeof(*event));
+	if (refused) {
 		struct tg_capture_count *count = tg_capture_count.lookup(&zero);
 		if (count)
 			count->refused++;

@@ -27,8 +27,9 @@ struct tg_capture_tuple {
 	__be16 sport;
 	__be16 dport;
 	__u8 proto;
-	__u8 slot; /* of the mask; in a mask 1 if the slot is in use */
-	__u16 pad;
+	__u8 family; /* 4 or 6: ::/0 shall not match the mapped addresses of IPv4 */
+	__u8 slot;   /* of the mask; in a mask 1 if the slot is in use */
+	__u8 pad;
 };
 
 #define TG_CAPTURE_BLOOM 4 /* words of 64 bits */

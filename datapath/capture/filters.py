@@ -58,6 +58,7 @@ class Mask(msgspec.Struct, frozen=True, kw_only=True):
     source_port: bool
     destination_port: bool
     protocol: bool
+    family: bool
 
 
 class Rows(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,12 +72,11 @@ class Rows(msgspec.Struct, frozen=True, kw_only=True):
 def parse(text: str) -> Filter:
     """Read a filter as the command line has it; raises ValueError with the word that is wrong.
 
-    A prefix is the destination unless `from` stands before it; a port belongs to the destination unless `from` stands
-    before its protocol.
+    The words are prefixes, protocols and ports; what stands after `from` is the sender's, everything else the receiver's.
 
     >>> parse("192.0.2.10 tcp/80").destination_port
     80
-    >>> parse("from 198.51.100.0/24 from udp/53").source_port
+    >>> parse("from 198.51.100.0/24 from :53 udp").source_port
     53
     """
     found = Filter()
@@ -85,13 +85,16 @@ def parse(text: str) -> Filter:
         if word in ("from", "to"):
             side = "source" if word == "from" else "destination"
             continue
-        spoken = re.fullmatch(r"([a-z]+6?)(?:/(\d+))?", word)
-        given = _spoken(word, spoken[1], spoken[2], side) if spoken else {side: network(word)}
+        given = _read(word, side)
         for name in given:
             if getattr(found, name):
                 raise ValueError(f"{word!r} gives the {name.replace('_', ' ')} a second time")
         found = msgspec.structs.replace(found, **given)
         side = "destination"
+    if text.split()[-1:] in (["from"], ["to"]):
+        raise ValueError(f"{text!r} ends in the middle")
+    if found.source and found.destination and found.source.version != found.destination.version:
+        raise ValueError(f"{text!r} mixes IPv4 and IPv6")
     if found == Filter():
         raise ValueError("an empty filter; 0.0.0.0/0 or ::/0 matches everything of a family")
     return found
@@ -137,13 +140,14 @@ def lower(captures: Mapping[int, Wanted], held: Sequence[Mask | None] = ()) -> R
 
 
 def shape(one: Filter) -> Mask:
-    """Tell which bits a filter compares. An IPv4 prefix compares also that the address is IPv4."""
+    """Tell which bits a filter compares: with a prefix also the family, since IPv4 addresses are mapped into IPv6's."""
     return Mask(
         source_bits=0 if one.source is None else mapped_prefix(one.source)[0],
         destination_bits=0 if one.destination is None else mapped_prefix(one.destination)[0],
         source_port=bool(one.source_port),
         destination_port=bool(one.destination_port),
         protocol=bool(one.protocol),
+        family=_family(one) != 0,
     )
 
 
@@ -155,12 +159,18 @@ def bloom_bit(key: bytes) -> int:
     return (folded * _GOLDEN & 0xFFFFFFFF) >> 24
 
 
-def _spoken(word: str, protocol: str, port: str | None, side: str) -> dict[str, Any]:
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"{word!r}: the protocol is one of {', '.join(PROTOCOLS)}")
-    given: dict[str, Any] = {"protocol": PROTOCOLS[protocol]}
+def _read(word: str, side: str) -> dict[str, Any]:
+    spoken = re.fullmatch(r"([a-z]+6?)?(?:[/:](\d+))?", word)
+    if spoken is None:
+        return {side: network(word)}
+    protocol, port = spoken[1], spoken[2]
+    given: dict[str, Any] = {}
+    if protocol is not None:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"{word!r}: the protocol is one of {', '.join(PROTOCOLS)}")
+        given["protocol"] = PROTOCOLS[protocol]
     if port is not None:
-        if protocol.startswith("icmp") or not 1 <= int(port) <= 65535:
+        if protocol in ("icmp", "icmp6") or not 1 <= int(port) <= 65535:
             raise ValueError(f"{word!r}: a port is 1..65535, and of tcp or udp")
         given[f"{side}_port"] = int(port)
     return given
@@ -185,13 +195,18 @@ def _place(wanted: Sequence[Mask], held: Sequence[Mask | None]) -> tuple[Mask | 
 def _key(one: Filter) -> bytes:
     source = bytes(16) if one.source is None else mapped_prefix(one.source)[1]
     destination = bytes(16) if one.destination is None else mapped_prefix(one.destination)[1]
-    return source + destination + struct.pack("!HHB", one.source_port, one.destination_port, one.protocol)
+    return source + destination + struct.pack("!HHBB", one.source_port, one.destination_port, one.protocol, _family(one))
 
 
 def _mask_bytes(mask: Mask) -> bytes:
     addresses = b"".join(_ones(bits).to_bytes(16, "big") for bits in (mask.source_bits, mask.destination_bits))
-    rest = (0xFFFF * mask.source_port, 0xFFFF * mask.destination_port, 0xFF * mask.protocol)
-    return addresses + struct.pack("!HHB", *rest)
+    rest = (0xFFFF * mask.source_port, 0xFFFF * mask.destination_port, 0xFF * mask.protocol, 0xFF * mask.family)
+    return addresses + struct.pack("!HHBB", *rest)
+
+
+def _family(one: Filter) -> int:
+    given = one.source or one.destination
+    return given.version if given else 0
 
 
 def _ones(bits: int) -> int:
@@ -207,6 +222,7 @@ def _named(packed: bytes, *, slot: int, prefix: str = "", **more: bytes) -> Fiel
         "sport": sport,
         "dport": dport,
         "proto": packed[36],
+        "family": packed[37],
         "slot": slot,
     }
     return fields(**{prefix + name: value for name, value in tuple_fields.items()}, **more)

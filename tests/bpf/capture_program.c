@@ -1,0 +1,48 @@
+/* A program with both taps and nothing else: it takes 20 bytes from the front, as if it had changed the packet. */
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/in6.h>
+#include <uapi/linux/ip.h>
+#include <uapi/linux/tcp.h>
+
+#include "capture.h"
+
+int tapped(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct iphdr *ip = data + ETH_HLEN;
+	struct tcphdr *tcp = (void *)(ip + 1);
+	if ((void *)(tcp + 1) > end)
+		return XDP_ABORTED;
+	if (tg_capture_on()) {
+		struct tg_capture_tuple packet = {
+			.src.word = { 0, 0, bpf_htonl(0xffff), ip->saddr },
+			.dst.word = { 0, 0, bpf_htonl(0xffff), ip->daddr },
+			.sport = tcp->source,
+			.dport = tcp->dest,
+			.proto = ip->protocol,
+			.family = 4,
+		};
+		tg_capture_received(ctx, &packet);
+	}
+	bool is_dropped = tcp->rst;
+	if (bpf_xdp_adjust_head(ctx, 20))
+		return XDP_ABORTED;
+	if (is_dropped)
+		return XDP_DROP;
+	tg_capture_sent(ctx, 7, 9);
+	return XDP_TX;
+}
+
+int untapped(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct iphdr *ip = data + ETH_HLEN;
+	struct tcphdr *tcp = (void *)(ip + 1);
+	if ((void *)(tcp + 1) > end)
+		return XDP_ABORTED;
+	return XDP_TX;
+}
