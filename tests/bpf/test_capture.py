@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import struct
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import load_capture
 import pytest
 from packets import frame
 from pcapng_reader import read_blocks
@@ -21,13 +19,10 @@ from tidegate.datapath import libbpf
 from tidegate.datapath.capture.filters import MOST_SHAPES, Filter, Wanted, network, parse
 from tidegate.datapath.capture.reader import Reader, wall_offset_ns
 from tidegate.datapath.capture.records import Captured, head, record
-from tidegate.datapath.layout import Layout, read_layout
-from tidegate.datapath.owned import cache_folder
-from tidegate.datapath.programs import find_headers
+from tidegate.datapath.programs import Loaded
 from tidegate.datapath.tables.capture import CaptureFilters, read_counts
 
 XDP_DROP, XDP_TX = 1, 3
-ROOT = Path(__file__).parent.parent.parent
 
 
 @dataclass
@@ -35,14 +30,13 @@ class Taps:
     """The program with the taps, its filters, and what came out of the ring."""
 
     program: int
-    maps: Path
-    layout: Layout
+    loaded: Loaded
     filters: CaptureFilters
     reader: Reader | None = None
     got: list[Captured] = field(default_factory=list)
 
-    def send(self, packet: bytes, program: int | None = None) -> tuple[int, bytes]:
-        verdict, out, _, _ = libbpf.prog_test_run(self.program if program is None else program, packet)
+    def send(self, packet: bytes) -> tuple[int, bytes]:
+        verdict, out, _, _ = libbpf.prog_test_run(self.program, packet)
         return verdict, out
 
     def take(self) -> list[Captured]:
@@ -55,33 +49,18 @@ class Taps:
 
 
 @pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, Layout]]:
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     if os.geteuid():
         pytest.skip("needs root")
-    pins = Path(f"/sys/fs/bpf/tidegate-test-capture-{os.getpid()}")
-    described = tmp_path_factory.mktemp("state") / "layout.json"
-    maps, programs = pins / "maps", pins / "programs"
-    for folder in (maps, programs):
-        folder.mkdir(parents=True)
-    try:
-        _load(maps, programs, described)
-        yield maps, programs, read_layout(described)
-    finally:
-        shutil.rmtree(pins)
-
-
-def _load(maps: Path, programs: Path, described: Path) -> None:
-    command = [sys.executable, ROOT / "tests/support/load_capture.py", maps, programs, described, find_headers(cache_folder())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=described.parent)
-    assert done.returncode == 0, done.stderr
+    with load_capture.loaded(tmp_path_factory.mktemp("state")) as found:
+        yield found
 
 
 @pytest.fixture
-def taps(loaded: tuple[Path, Path, Layout]) -> Iterator[Taps]:
-    maps, programs, layout = loaded
-    with libbpf.opened(libbpf.obj_get(programs / "tapped")) as program:
-        taps = Taps(program, maps, layout, CaptureFilters(maps, layout))
-        taps.reader = Reader(maps, layout, taps.got.append)
+def taps(loaded: Loaded) -> Iterator[Taps]:
+    with libbpf.opened(libbpf.obj_get(loaded.programs / "tapped")) as program:
+        taps = Taps(program, loaded, CaptureFilters(loaded.maps, loaded.layout))
+        taps.reader = Reader(loaded.maps, loaded.layout, taps.got.append)
         yield taps
         taps.filters.close()
         taps.reader.close()
@@ -208,9 +187,9 @@ def test_full_ring_costs_records_only(taps: Taps) -> None:
     assert taps.reader is not None
     taps.filters.apply({0: wants("tcp/80")})
     big = bytes(frame() / IP(src="198.51.100.7", dst="192.0.2.10") / TCP(dport=80) / (b"x" * 1400))
-    matched, refused = read_counts(taps.maps, taps.layout)
+    matched, refused = read_counts(taps.loaded.maps, taps.loaded.layout)
     assert {taps.send(big)[0] for _ in range(300)} == {XDP_TX}
-    now_matched, now_refused = read_counts(taps.maps, taps.layout)
+    now_matched, now_refused = read_counts(taps.loaded.maps, taps.loaded.layout)
     assert now_matched - matched == 300
     got = taps.take()
     taps.send(packet())
@@ -220,7 +199,7 @@ def test_full_ring_costs_records_only(taps: Taps) -> None:
     assert taps.reader.lost == now_refused - refused
 
 
-def test_reader_reports_its_own_failure(loaded: tuple[Path, Path, Layout], taps: Taps) -> None:
+def test_reader_reports_its_own_failure(taps: Taps) -> None:
     """An error while a packet is handed over is raised where the reader was asked, not lost in a callback."""
     assert taps.reader is not None
     taps.reader.close()
@@ -228,7 +207,7 @@ def test_reader_reports_its_own_failure(loaded: tuple[Path, Path, Layout], taps:
     def refuse(_: Captured) -> None:
         raise ZeroDivisionError
 
-    taps.reader = Reader(loaded[0], loaded[2], refuse)
+    taps.reader = Reader(taps.loaded.maps, taps.loaded.layout, refuse)
     taps.filters.apply({0: wants("tcp/80")})
     taps.send(packet())
     with pytest.raises(ZeroDivisionError):
