@@ -65,6 +65,11 @@ static __always_inline void tg_capture_match(const struct tg_capture_config *con
 		struct tg_capture_rule *rule = tg_capture_rule.lookup(&key);
 		if (!rule)
 			continue;
+		if (!seen->event.captures) {
+			seen->snaplen[0] = 0;
+			seen->snaplen[1] = 0;
+			seen->generation = config->generation;
+		}
 		seen->event.captures |= rule->captures;
 		if (rule->snaplen[0] > seen->snaplen[0])
 			seen->snaplen[0] = rule->snaplen[0];
@@ -89,6 +94,7 @@ static __always_inline void tg_capture_emit(struct xdp_md *ctx, struct tg_captur
 	}
 }
 
+/* Whether anything is captured at all. */
 static __always_inline bool tg_capture_on(void)
 {
 	__u32 zero = 0;
@@ -105,9 +111,6 @@ static __always_inline void tg_capture_received(struct xdp_md *ctx, const struct
 	if (!config || !seen)
 		return;
 	seen->event.captures = 0;
-	seen->snaplen[0] = 0;
-	seen->snaplen[1] = 0;
-	seen->generation = config->generation;
 	tg_capture_match(config, packet, seen);
 	if (!seen->event.captures)
 		return;

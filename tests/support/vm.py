@@ -138,13 +138,16 @@ def _virtiofsd() -> Path:
 def _share_files(virtiofsd: Path, folder: Path, shared: tuple[Path, ...]) -> list[str]:
     root, socket = folder / "root", folder / "files.sock"
     root.mkdir()
-    rust = "--shared-dir" in subprocess.run([virtiofsd, "--help"], capture_output=True, text=True, check=False).stdout
-    if rust:
-        served = [str(virtiofsd), f"--socket-path={socket}", f"--shared-dir={root}", "--sandbox=chroot", "--cache=always"]
+    served = [str(virtiofsd), f"--socket-path={socket}"]
+    spoken = subprocess.run([virtiofsd, "--help"], capture_output=True, text=True, check=False).stdout
+    if "--shared-dir" in spoken:
+        served += [f"--shared-dir={root}", "--sandbox=chroot", "--cache=always"]
+        if "--no-announce-submounts" in spoken:
+            # The overlay refuses to look below what it is told are mount points ("Object is remote").
+            served.append("--no-announce-submounts")
     else:
         # Its sandbox of namespaces refuses to serve a whole root ("pivot_root: Device or resource busy").
-        options = ("-o", f"source={root}", "-o", "sandbox=chroot", "-o", "cache=always")
-        served = [str(virtiofsd), f"--socket-path={socket}", *options]
+        served += ["-o", f"source={root}", "-o", "sandbox=chroot", "-o", "cache=always"]
     binds = ("/", *map(str, shared), "--")
     return ["unshare", "-m", "--propagation", "private", "sh", "-ec", _BIND, "sh", str(root), *binds, *served]
 
