@@ -1,6 +1,6 @@
 #!/bin/sh
 # Passes all tests on a fresh Debian or Ubuntu machine; run as root. Arguments choose tiers: lint types unit bpf netns vm cluster.
-# The first run sets everything up and builds Kubernetes (about ten minutes on two cores), later ones need about fifteen.
+# The first run sets everything up and builds Kubernetes (about ten minutes on two cores), later ones need about twenty.
 set -eu
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then exec sudo -E "$0" "$@"; fi

@@ -16,7 +16,8 @@ static __always_inline int tap(struct xdp_md *ctx, int taken)
 	struct tcphdr *tcp = (void *)(ip + 1);
 	if ((void *)(tcp + 1) > end)
 		return XDP_ABORTED;
-	if (tg_capture_on()) {
+	/* An urgent packet is one that came before the captures began, and leaves after. */
+	if (tg_capture_on() && !tcp->urg) {
 		struct tg_capture_tuple packet = {
 			.src.word = { 0, 0, bpf_htonl(0xffff), ip->saddr },
 			.dst.word = { 0, 0, bpf_htonl(0xffff), ip->daddr },

@@ -37,11 +37,7 @@ class Kernel:
 
 
 def metapackages(os_release: str) -> tuple[str, ...]:
-    """Name the packages that stand for the kernels of a distribution, given /etc/os-release; () if it is unknown.
-
-    >>> metapackages('ID=debian\\nVERSION_ID="13"')
-    ('linux-image-cloud-amd64',)
-    """
+    """Name the packages that stand for the kernels of a distribution, given /etc/os-release; () if it is unknown."""
     named = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', os_release, re.M))
     return _METAPACKAGES.get(f"{named.get('ID')}-{named.get('VERSION_ID')}", ())
 
