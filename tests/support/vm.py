@@ -39,7 +39,7 @@ done
 b=@BUSYBOX@
 $b mount -t bpf bpf /sys/fs/bpf; $b mount -t tracefs t /sys/kernel/tracing; $b mount -t cgroup2 c /sys/fs/cgroup
 $b mkdir -p /dev/shm /dev/pts; $b mount -t tmpfs s /dev/shm; $b mount -t devpts -o ptmxmode=666 p /dev/pts
-$b mount -t tmpfs r /run; $b mount -t tmpfs t /tmp; $b chmod 1777 /tmp; $b mkdir /run/netns
+$b mount -t tmpfs r /run; $b mkdir /run/netns
 $b ip link set lo up; $b hostname vm
 /usr/bin/setsid -w /bin/bash /command </dev/null >$out 2>&1
 echo $? >$status
