@@ -141,7 +141,8 @@ def _share_files(virtiofsd: Path, folder: Path, shared: tuple[Path, ...]) -> lis
     served = [str(virtiofsd), f"--socket-path={socket}"]
     spoken = subprocess.run([virtiofsd, "--help"], capture_output=True, text=True, check=False).stdout
     if "--shared-dir" in spoken:
-        served += [f"--shared-dir={root}", "--sandbox=chroot", "--cache=always"]
+        # By handles it needs no open file for each that the guest has looked at ("Too many open files in system").
+        served += [f"--shared-dir={root}", "--sandbox=chroot", "--cache=always", "--inode-file-handles=prefer"]
         if "--no-announce-submounts" in spoken:
             # The overlay refuses to look below what it is told are mount points ("Object is remote").
             served.append("--no-announce-submounts")
