@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tidegate.datapath.capture.records import Captured
 from tidegate.datapath.layout import Fields, fields
 from tidegate.datapath.order import mapped_prefix
 
@@ -98,6 +99,44 @@ def parse(text: str) -> Filter:
     if found == Filter():
         raise ValueError("an empty filter; 0.0.0.0/0 or ::/0 matches everything of a family")
     return found
+
+
+def of_resource(
+    *, source: str = "", destination: str = "", source_port: int = 0, destination_port: int = 0, protocol: str = "Any"
+) -> tuple[Filter, ...]:
+    """Read one filter of a PacketCapture: what is empty, 0 or "Any" matches everything. Raises ValueError.
+
+    "ICMP" is two protocols, one a family: without a prefix to tell which is meant, it takes two filters.
+    """
+    sides = [network(text) if text else None for text in (source, destination)]
+    versions = {side.version for side in sides if side}
+    if len(versions) == 2:
+        raise ValueError(f"{source} and {destination} mix IPv4 and IPv6")
+    if protocol == "ICMP":
+        numbers = [{4: PROTOCOLS["icmp"], 6: PROTOCOLS["icmp6"]}[version] for version in sorted(versions or {4, 6})]
+    else:
+        numbers = [0 if protocol == "Any" else PROTOCOLS[protocol.lower()]]
+    return tuple(
+        Filter(
+            source=sides[0],
+            destination=sides[1],
+            source_port=source_port,
+            destination_port=destination_port,
+            protocol=number,
+        )
+        for number in numbers
+    )
+
+
+def share(captured: Captured, bit: int, wanted: Wanted) -> Captured | None:
+    """Return what the capture with this bit gets of a packet that the taps took for all of them; None: nothing.
+
+    The kernel keeps as many bytes as the capture that wants most, at the taps that any of them wants.
+    """
+    kept = (wanted.received, wanted.sent)[captured.tap]
+    if not captured.captures >> bit & 1 or not kept:
+        return None
+    return msgspec.structs.replace(captured, frame=captured.frame[:kept])
 
 
 def network(text: str) -> Network:

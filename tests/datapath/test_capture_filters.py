@@ -10,7 +10,19 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tidegate.datapath.capture.filters import MOST_SHAPES, Filter, Rows, TooManyShapes, Wanted, bloom_bit, lower, parse
+from tidegate.datapath.capture.filters import (
+    MOST_SHAPES,
+    Filter,
+    Rows,
+    TooManyShapes,
+    Wanted,
+    bloom_bit,
+    lower,
+    of_resource,
+    parse,
+    share,
+)
+from tidegate.datapath.capture.records import Captured
 from tidegate.datapath.layout import Fields
 from tidegate.datapath.order import Address, mapped
 
@@ -186,3 +198,34 @@ def test_the_longest_snap_length_wins() -> None:
     rows = lower({0: Wanted(filters=(one,), received=64, sent=0), 5: Wanted(filters=(one,), received=0, sent=128)})
     (value,) = rows.rules.values()
     assert dict(value) == {"captures": 0b100001, "snaplen": struct.pack("=II", 64, 128)}
+
+
+def test_filters_of_a_resource() -> None:
+    """A resource's filter means what the same words mean on the command line."""
+    (one,) = of_resource(source="198.51.100.0/24", destination="192.0.2.10", destination_port=80, protocol="TCP")
+    assert one == parse("from 198.51.100.0/24 to 192.0.2.10 tcp/80")
+    assert of_resource() == (Filter(),)
+
+
+@pytest.mark.parametrize(
+    ("source", "protocols"), [("", [1, 58]), ("192.0.2.0/24", [1]), ("2001:db8::/32", [58])]
+)  # fmt: skip
+def test_icmp_of_a_resource(source: str, protocols: list[int]) -> None:
+    """ICMP is that of the prefix's family, and without a prefix both families'."""
+    assert [one.protocol for one in of_resource(source=source, protocol="ICMP")] == protocols
+
+
+def test_families_of_a_resource_agree() -> None:
+    with pytest.raises(ValueError, match="mix"):
+        of_resource(source="192.0.2.1", destination="2001:db8::1")
+
+
+def test_each_capture_gets_what_it_asked_for() -> None:
+    """A capture gets neither bytes nor taps that only another one wanted."""
+    taken = Captured(tap=1, packet_id=1, time_ns=1, frame=b"x" * 100, length=200, captures=0b101)
+    headers = Wanted(filters=(), received=0, sent=40)
+    got = share(taken, 0, headers)
+    assert got is not None
+    assert (got.frame, got.length, got.packet_id) == (b"x" * 40, 200, 1)
+    assert share(taken, 1, headers) is None
+    assert share(taken, 2, Wanted(filters=(), sent=0)) is None
