@@ -14,6 +14,7 @@ import pytest
 from packets import frame
 from pcapng_reader import read_blocks
 from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
 
 from tidegate.datapath import libbpf
 from tidegate.datapath.capture.filters import MOST_SHAPES, Filter, Wanted, network, parse
@@ -134,6 +135,20 @@ def test_one_wrong_word_captures_nothing(taps: Taps, text: str) -> None:
     taps.filters.apply({0: wants(text)})
     taps.send(packet())
     assert taps.take() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "records"),
+    [
+        *(("::/0", 2), ("2001:db8:1::/48", 2), ("from 2001:db8:100::7 2001:db8:1::10 tcp/80", 2), ("tcp/80", 2)),
+        *(("0.0.0.0/0", 0), ("2001:db8:2::/48", 0), ("from 2001:db8:100::8", 0), ("tcp/81", 0)),
+    ],
+)
+def test_ipv6(taps: Taps, text: str, records: int) -> None:
+    """The same for IPv6; a filter with a prefix is of the prefix's family."""
+    taps.filters.apply({0: wants(text)})
+    taps.send(bytes(frame() / IPv6(src="2001:db8:100::7", dst="2001:db8:1::10") / TCP(sport=40000, dport=80) / (b"x" * 40)))
+    assert len(taps.take()) == records
 
 
 def test_snap_length_and_single_taps(taps: Taps) -> None:
