@@ -9,8 +9,9 @@ import errno
 import functools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 TCX_INGRESS = 46
 TCX_EGRESS = 47
@@ -39,6 +40,11 @@ def call(name: str, *args: object) -> int:
         number = -result if result != -1 else ctypes.get_errno() or errno.EPERM
         raise BpfError(number, f"{name}: {os.strerror(number)}")
     return result
+
+
+def possible_cpus() -> int:
+    """Return how many values a per-CPU map has under each key."""
+    return call("libbpf_num_possible_cpus")
 
 
 @contextlib.contextmanager
@@ -135,6 +141,95 @@ def items(map_fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, 
         value = lookup(map_fd, key, value_size)
         if value is not None:
             yield key, value
+
+
+_Sample = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p, ctypes.c_uint32)
+_Lost = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64)
+
+
+class _PerfCallbacks(ctypes.Structure):
+    """`struct perf_buffer_opts` before libbpf 0.6."""
+
+    _fields_ = (("sample", _Sample), ("lost", _Lost), ("context", ctypes.c_void_p))
+
+
+class PerfRing:
+    """Reads what programs put into a BPF_MAP_TYPE_PERF_EVENT_ARRAY: one ring a CPU, of `pages` (a power of two) memory pages.
+
+    `on_sample` gets each sample's bytes, which the kernel may have padded; `on_lost` how many found no room. `close` it.
+    """
+
+    def __init__(self, map_fd: int, pages: int, on_sample: Callable[[bytes], None], on_lost: Callable[[int], None]) -> None:
+        self._failure: BaseException | None = None
+
+        def sample(_context: int, _cpu: int, data: int, size: int) -> None:
+            self._shield(lambda: on_sample(ctypes.string_at(data, size)))
+
+        def lost(_context: int, _cpu: int, count: int) -> None:
+            self._shield(lambda: on_lost(count))
+
+        # The library calls them for as long as the ring lives.
+        self._callbacks = _Sample(sample), _Lost(lost)
+        self._ring = _perf_buffer_new(map_fd, pages, *self._callbacks)
+
+    def _shield(self, act: Callable[[], None]) -> None:
+        if self._failure is None:
+            try:
+                act()
+            except BaseException as error:  # noqa: BLE001  ctypes would print and forget it; `poll` raises it
+                self._failure = error
+
+    def poll(self, timeout_ms: int) -> None:
+        """Wait for samples and hand over all there are; a callback's exception is raised here and ends the reading."""
+        try:
+            call("perf_buffer__poll", ctypes.c_void_p(self._ring), timeout_ms)
+        except BpfError as error:
+            if error.errno != errno.EINTR:
+                raise
+        self._raise()
+
+    def drain(self) -> None:
+        """Hand over what is there, without waiting, also what woke nobody yet."""
+        call("perf_buffer__consume", ctypes.c_void_p(self._ring))
+        self._raise()
+
+    def _raise(self) -> None:
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    @property
+    def fd(self) -> int:
+        """An epoll file descriptor that is readable when there are samples."""
+        return call("perf_buffer__epoll_fd", ctypes.c_void_p(self._ring))
+
+    def close(self) -> None:
+        """Give the memory back; samples not yet read are gone."""
+        if self._ring:
+            library = _library()
+            library.perf_buffer__free.restype = None
+            library.perf_buffer__free(ctypes.c_void_p(self._ring))
+            self._ring = 0
+
+
+def _perf_buffer_new(map_fd: int, pages: int, sample: Any, lost: Any) -> int:
+    library = _library()
+    size = ctypes.c_size_t(pages)
+    if hasattr(library, "libbpf_major_version"):
+        # 0.6 to 0.8 keep the older form under the plain name.
+        create = getattr(library, "perf_buffer__new_v0_6_0", library.perf_buffer__new)
+        arguments: tuple[Any, ...] = (map_fd, size, sample, lost, None, None)
+    else:
+        create = library.perf_buffer__new
+        arguments = (map_fd, size, ctypes.byref(_PerfCallbacks(sample, lost, None)))
+    create.restype = ctypes.c_void_p
+    ring: int | None = create(*arguments)
+    number = ctypes.get_errno()
+    # Before 1.0 failures came as pointers to the last page of memory.
+    if not ring or ring > 2**64 - 4096:
+        number = 2**64 - ring if ring else number or errno.EPERM
+        raise BpfError(number, f"perf_buffer__new: {os.strerror(number)}")
+    return ring
 
 
 class _TestRun(ctypes.Structure):

@@ -1,16 +1,28 @@
 #!/bin/sh
-# Passes all tests on a fresh Debian or Ubuntu machine; run as root. Arguments choose tiers: lint types unit bpf netns cluster.
-# The first run sets everything up and builds Kubernetes (about ten minutes on two cores), later ones need about fifteen.
+# Passes all tests on a fresh Debian or Ubuntu machine; run as root. Arguments choose tiers: lint types unit bpf netns vm cluster.
+# The first run sets everything up and builds Kubernetes (about ten minutes on two cores), later ones need about twenty.
 set -eu
 cd "$(dirname "$0")/.."
 if [ "$(id -u)" != 0 ]; then exec sudo -E "$0" "$@"; fi
 
 . deploy/setup.sh
+
+emulator_packages() {
+    echo qemu-system-x86 kmod zstd lz4
+    . /etc/os-release
+    case "${ID:-}-${VERSION_ID:-}" in
+        debian-12 | ubuntu-22.04) ;;  # their qemu-system-common brings a virtiofsd
+        *) echo virtiofsd ;;
+    esac
+}
+
 mount_root tests/run.sh "$@"
-set_up "git iperf3 tcpdump" deploy/requirements-dev.txt
+tiers=${*:-lint types unit bpf netns vm cluster}
+packages="git iperf3 tcpdump tshark"
+case " $tiers " in *" vm "*) packages="$packages $(emulator_packages)" ;; esac
+set_up "$packages" deploy/requirements-dev.txt
 PATH="$PWD/.venv/bin:$PATH"
 export PATH
-tiers=${*:-lint types unit bpf netns cluster}
 failed=
 
 tier() {
@@ -29,9 +41,10 @@ run_tests() { .venv/bin/python tests/support/all_ran.py "$@"; }
 
 tier lint lint
 tier types sh tests/types.sh
-tier unit run_tests -m "not bpf and not netns and not cluster and not apiserver"
+tier unit run_tests -m "not bpf and not netns and not cluster and not apiserver and not vm"
 tier bpf run_tests -m bpf
 tier netns run_tests -m netns
+tier vm run_tests -m vm
 tier cluster run_tests -m "cluster or apiserver"
 if [ -n "$failed" ]; then
     echo "failed:$failed"

@@ -118,9 +118,9 @@ static __always_inline int tg_rewrite_quote(struct __sk_buff *skb, const struct 
 		/* The quoted header's checksum changes against its address, so the error's checksum stays as it is. */
 		return bpf_l3_csum_replace(skb, q->ip + 10, from, to, 4) || bpf_skb_store_bytes(skb, q->ip + 12, &to, 4, 0);
 	}
-	struct tg_addr old = q->back_key.dst, new = *address;
-	__s64 diff = bpf_csum_diff(old.word, 16, new.word, 16, 0);
-	return diff < 0 || bpf_l4_csum_replace(skb, csum, 0, diff, 0) || bpf_skb_store_bytes(skb, q->ip + 8, new.word, 16, 0);
+	struct tg_addr new = *address;
+	return bpf_l4_csum_replace(skb, csum, 0, tg_csum_diff(&q->back_key.dst, &new), 0) ||
+	       bpf_skb_store_bytes(skb, q->ip + 8, new.word, sizeof(new), 0);
 }
 
 /* An ICMP error about a translated connection goes to its pod, as if nothing had been translated. */

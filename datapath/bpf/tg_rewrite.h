@@ -25,6 +25,15 @@ static __always_inline __u16 tg_csum_update(__u16 csum, __be32 from, __be32 to)
 	return tg_csum_fold(sum);
 }
 
+/* What a checksum must change by when an address of 16 bytes does: what bpf_l4_csum_replace takes as `to`, with `from` 0.
+ * An unsigned number: bcc declares the helper as returning int, and before kernel 6.13 its sum has all 32 bits, so that half of
+ * them would look like errors. It has none to return for these sizes. */
+static __always_inline __u32 tg_csum_diff(const struct tg_addr *from, const struct tg_addr *to)
+{
+	struct tg_addr old = *from, new = *to; /* the helper wants them on the stack */
+	return bpf_csum_diff(old.word, sizeof(old), new.word, sizeof(new), 0);
+}
+
 /* Let the transport checksum follow a changed address and port. The helper knows about checksum offload; we cannot. */
 static __always_inline int tg_fix_l4(struct __sk_buff *skb, const struct tg_packet *p, const struct tg_addr *from,
 				     const struct tg_addr *to, __be16 from_port, __be16 to_port)
@@ -40,9 +49,7 @@ static __always_inline int tg_fix_l4(struct __sk_buff *skb, const struct tg_pack
 		at = p->l4 + 2;
 	}
 	if (!p->is_ipv4) {
-		struct tg_addr old = *from, new = *to; /* csum_diff wants them on the stack */
-		__s64 diff = bpf_csum_diff(old.word, 16, new.word, 16, 0);
-		if (diff < 0 || bpf_l4_csum_replace(skb, at, 0, diff, BPF_F_PSEUDO_HDR | flags))
+		if (bpf_l4_csum_replace(skb, at, 0, tg_csum_diff(from, to), BPF_F_PSEUDO_HDR | flags))
 			return -1;
 	} else if (p->key.proto != IPPROTO_ICMP) {
 		if (bpf_l4_csum_replace(skb, at, from->word[3], to->word[3], BPF_F_PSEUDO_HDR | flags | 4))

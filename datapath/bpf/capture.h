@@ -1,0 +1,146 @@
+/* The two taps of the packet recorder: as received, as sent. A filter is added or removed by writing maps, never by a reload. */
+#ifndef CAPTURE_H
+#define CAPTURE_H
+
+#include "capture_abi.h"
+
+BPF_TABLE_PINNED("array", __u32, struct tg_capture_config, tg_capture_config, 1, TG_MAPS "/tg_capture_config");
+BPF_TABLE_PINNED("array", __u32, struct tg_capture_mask, tg_capture_mask, TG_CAPTURE_MASKS, TG_MAPS "/tg_capture_mask");
+BPF_TABLE_PINNED("hash", struct tg_capture_tuple, struct tg_capture_rule, tg_capture_rule, TG_CAPTURE_RULES,
+		 TG_MAPS "/tg_capture_rule");
+BPF_TABLE_PINNED("percpu_array", __u32, struct tg_capture_seen, tg_capture_seen, 1, TG_MAPS "/tg_capture_seen");
+BPF_TABLE_PINNED("percpu_array", __u32, struct tg_capture_count, tg_capture_count, 1, TG_MAPS "/tg_capture_count");
+
+/* bcc's macro for a perf ring takes no pin. */
+struct tg_capture_events_table_t {
+	int key;
+	__u32 leaf;
+	int (*perf_submit_skb)(void *, __u32, void *, __u32);
+	__u32 max_entries;
+};
+__attribute__((section("maps/perf_output:" TG_MAPS "/tg_capture_events"))) struct tg_capture_events_table_t tg_capture_events;
+
+/* Python computes the same of a rule's key: datapath/capture/filters.py. */
+static __always_inline __u32 tg_capture_hash(const struct tg_capture_tuple *t)
+{
+	__u32 ports = t->sport | ((__u32)t->dport << 16);
+	__u32 folded = t->src.word[0] ^ t->src.word[1] ^ t->src.word[2] ^ t->src.word[3] ^ t->dst.word[0] ^ t->dst.word[1] ^
+		       t->dst.word[2] ^ t->dst.word[3] ^ ports ^ t->proto;
+	return (folded * 2654435769u) >> 24; /* 2^32 over the golden ratio (Knuth): an index among 256 bits */
+}
+
+static __always_inline void tg_capture_mask_tuple(struct tg_capture_tuple *to, const struct tg_capture_tuple *from,
+						  const struct tg_capture_tuple *mask, __u8 slot)
+{
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		to->src.word[i] = from->src.word[i] & mask->src.word[i];
+		to->dst.word[i] = from->dst.word[i] & mask->dst.word[i];
+	}
+	to->sport = from->sport & mask->sport;
+	to->dport = from->dport & mask->dport;
+	to->proto = from->proto & mask->proto;
+	to->family = from->family & mask->family;
+	to->slot = slot;
+	to->pad = 0;
+}
+
+/* Ask every mask, since several captures may want one packet. What is found is kept in the map and not in registers, or the
+ * verifier would follow each slot's two outcomes to the end of the program. */
+static __always_inline void tg_capture_match(const struct tg_capture_config *config, const struct tg_capture_tuple *packet,
+					     struct tg_capture_seen *seen)
+{
+	for (__u32 slot = 0; slot < TG_CAPTURE_MASKS; slot++) {
+		struct tg_capture_tuple key;
+		__u32 at = slot;
+		if (slot >= config->masks)
+			return;
+		struct tg_capture_mask *mask = tg_capture_mask.lookup(&at);
+		if (!mask)
+			return;
+		tg_capture_mask_tuple(&key, packet, &mask->tuple, slot);
+		__u32 bit = tg_capture_hash(&key);
+		if (!((mask->bloom[(bit >> 6) & (TG_CAPTURE_BLOOM - 1)] >> (bit & 63)) & 1))
+			continue;
+		struct tg_capture_rule *rule = tg_capture_rule.lookup(&key);
+		if (!rule)
+			continue;
+		if (!seen->event.captures) {
+			seen->snaplen[0] = 0;
+			seen->snaplen[1] = 0;
+			seen->generation = config->generation;
+		}
+		seen->event.captures |= rule->captures;
+		if (rule->snaplen[0] > seen->snaplen[0])
+			seen->snaplen[0] = rule->snaplen[0];
+		if (rule->snaplen[1] > seen->snaplen[1])
+			seen->snaplen[1] = rule->snaplen[1];
+	}
+}
+
+/* Send the packet's first bytes to the ring. A full ring never stops the packet. */
+static __always_inline void tg_capture_emit(struct xdp_md *ctx, struct tg_capture_seen *seen, __u32 snaplen)
+{
+	__u32 zero = 0;
+	struct tg_capture_event *event = &seen->event;
+	event->length = ctx->data_end - ctx->data;
+	event->kept = event->length < snaplen ? event->length : snaplen;
+	event->time = bpf_ktime_get_ns();
+	int refused = tg_capture_events.perf_submit_skb(ctx, event->kept, event, sizeof(*event));
+	if (refused) {
+		struct tg_capture_count *count = tg_capture_count.lookup(&zero);
+		if (count)
+			count->refused++;
+	}
+}
+
+/* Whether anything is captured at all. */
+static __always_inline bool tg_capture_on(void)
+{
+	__u32 zero = 0;
+	struct tg_capture_config *config = tg_capture_config.lookup(&zero);
+	return config && config->masks;
+}
+
+/* Tap "received": before the packet is changed. Call it only if tg_capture_on(), so that nothing is prepared for nobody. */
+static __always_inline void tg_capture_received(struct xdp_md *ctx, const struct tg_capture_tuple *packet)
+{
+	__u32 zero = 0;
+	struct tg_capture_config *config = tg_capture_config.lookup(&zero);
+	struct tg_capture_seen *seen = tg_capture_seen.lookup(&zero);
+	if (!config || !seen)
+		return;
+	seen->event.captures = 0;
+	tg_capture_match(config, packet, seen);
+	if (!seen->event.captures)
+		return;
+	seen->event.id = ((__u64)bpf_get_smp_processor_id() << 48) | ((seen->event.id + 1) & 0xffffffffffffull);
+	seen->event.ifindex = ctx->ingress_ifindex;
+	seen->event.service = 0;
+	seen->event.backend = 0;
+	seen->event.tap = TG_TAP_RECEIVED;
+	struct tg_capture_count *count = tg_capture_count.lookup(&zero);
+	if (count)
+		count->matched++;
+	if (seen->snaplen[0])
+		tg_capture_emit(ctx, seen, seen->snaplen[0]);
+}
+
+/* Tap "sent": just before the packet leaves, whatever it looks like by now. */
+static __always_inline void tg_capture_sent(struct xdp_md *ctx, __u32 service, __u32 backend)
+{
+	__u32 zero = 0;
+	struct tg_capture_config *config = tg_capture_config.lookup(&zero);
+	if (!config || !config->masks)
+		return;
+	struct tg_capture_seen *seen = tg_capture_seen.lookup(&zero);
+	if (!seen || seen->generation != config->generation || !seen->event.captures || !seen->snaplen[1])
+		return;
+	seen->event.service = service;
+	seen->event.backend = backend;
+	seen->event.tap = TG_TAP_SENT;
+	tg_capture_emit(ctx, seen, seen->snaplen[1]);
+	seen->event.captures = 0;
+}
+
+#endif
