@@ -111,6 +111,18 @@ def update(map_fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
     call("bpf_map_update_elem", map_fd, key, value, flags)
 
 
+MAP_ARRAY = 2
+F_MMAPABLE = 1 << 10
+F_INNER_MAP = 1 << 12
+
+
+def map_create(kind: int, name: str, sizes: tuple[int, int], max_entries: int, flags: int) -> int:
+    """Make a map of `sizes` (key, value) bytes; return a file descriptor that the caller closes."""
+    options = ctypes.create_string_buffer(64)  # `struct bpf_map_create_opts` (libbpf 0.7): size, five words, flags
+    struct.pack_into("=Q6I", options, 0, len(options), 0, 0, 0, 0, 0, flags)
+    return call("bpf_map_create", kind, name.encode(), *sizes, max_entries, options)
+
+
 def delete(map_fd: int, key: bytes) -> None:
     """Remove `key`; already gone is a success."""
     try:

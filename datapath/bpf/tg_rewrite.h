@@ -2,28 +2,11 @@
 #ifndef TG_REWRITE_H
 #define TG_REWRITE_H
 
+#include "tg_csum.h"
 #include "tg_parse.h"
 
 /* Both ends of the tunnel use fixed MAC addresses: the receiving device has the first, no device has the second (VXLAN drops
  * frames whose source is the receiver's own address). */
-
-static __always_inline __u16 tg_csum_fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (__u16)~sum;
-}
-
-/* RFC 1624: the checksum after a 32-bit word of its data has changed. */
-static __always_inline __u16 tg_csum_update(__u16 csum, __be32 from, __be32 to)
-{
-	__u32 sum = (__u16)~csum;
-	sum += (__u16)~(from >> 16);
-	sum += (__u16)~(from & 0xffff);
-	sum += to >> 16;
-	sum += to & 0xffff;
-	return tg_csum_fold(sum);
-}
 
 /* Let the transport checksum follow a changed address and port. The helper knows about checksum offload; we cannot. */
 static __always_inline int tg_fix_l4(struct __sk_buff *skb, const struct tg_packet *p, const struct tg_addr *from,
