@@ -14,6 +14,7 @@ from pathlib import Path
 
 TCX_INGRESS = 46
 TCX_EGRESS = 47
+XDP = 37
 
 
 class BpfError(OSError):
@@ -78,14 +79,26 @@ def prog_id(fd: int) -> int:
 
 
 def link_target(fd: int) -> tuple[int, int]:
-    """Return (program id, ifindex) of a tcx link (kernel 6.6); ifindex 0 once its device is gone."""
+    """Return (program id, ifindex) of a tcx (kernel 6.6) or XDP link; ifindex 0 once its device is gone."""
     _, _, program, _, ifindex = struct.unpack_from("=IIIII", info(fd))
     return program, ifindex
 
 
-def link_create(prog_fd: int, ifindex: int, attach_type: int) -> int:
+class _LinkCreate(ctypes.Structure):
+    """`struct bpf_link_create_opts` of libbpf 0.1 and newer, without what comes after the flags."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("flags", ctypes.c_uint32),
+        ("iter_info", ctypes.c_void_p),
+        ("iter_info_len", ctypes.c_uint32),
+    )
+
+
+def link_create(prog_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
     """Attach a program to a device by a link; return the link's file descriptor."""
-    return call("bpf_link_create", prog_fd, ifindex, attach_type, None)
+    options = _LinkCreate(sz=ctypes.sizeof(_LinkCreate), flags=flags)
+    return call("bpf_link_create", prog_fd, ifindex, attach_type, ctypes.byref(options))
 
 
 def link_update(link_fd: int, prog_fd: int) -> None:

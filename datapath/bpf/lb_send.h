@@ -42,7 +42,7 @@ static __always_inline __u32 lb_find_way(struct xdp_md *ctx, const struct tg_add
 	}
 	long verdict = bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);
 	hop->ifindex = 0;
-	hop->mtu = fib.mtu_result;
+	hop->mtu = 65535; /* without a neighbour the kernel does not say it */
 	if (verdict == BPF_FIB_LKUP_RET_NO_NEIGH)
 		return 0;
 	if (verdict == BPF_FIB_LKUP_RET_FWD_DISABLED)
@@ -50,6 +50,7 @@ static __always_inline __u32 lb_find_way(struct xdp_md *ctx, const struct tg_add
 	if (verdict != BPF_FIB_LKUP_RET_SUCCESS)
 		return TG_DROP_NO_ROUTE;
 	hop->ifindex = fib.ifindex;
+	hop->mtu = fib.mtu_result;
 	__builtin_memcpy(hop->macs, fib.dmac, 6);
 	__builtin_memcpy(hop->macs + 6, fib.smac, 6);
 	return 0;
@@ -184,6 +185,10 @@ static __always_inline int lb_encapsulate(struct xdp_md *ctx, struct lb_packet *
 	} else {
 		__u32 fill = 0xffffffffULL >> (service->len4 & 63);
 		__be32 source = service->source4.word[3] | bpf_htonl(spread & fill);
+		/* The stack refuses its own address as a source. From the client's it takes the packet as routed; with the
+		 * backend's, where the client has none of this family, it only learns the neighbour. */
+		if (!ifindex)
+			source = v6 ? backend->addr.word[3] : p->flow4.saddr;
 		lb_write_outer_ipv4(ip, p, v6, source, backend->addr.word[3]);
 	}
 	if (!ifindex)
