@@ -23,10 +23,12 @@ static __always_inline void lb_count(const struct lb_packet *p, __u32 number, st
 		return;
 	count->packets++;
 	count->bytes += p->length;
-	count->flows += is_new;
 	hop->packets++;
 	hop->bytes += p->length;
-	hop->flows += is_new;
+	if (is_new) {
+		count->flows++;
+		hop->flows++;
+	}
 }
 
 /* A packet that no frontend takes. */
@@ -72,7 +74,7 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 		return lb_exit(XDP_DROP, refused);
 	if (p->ttl <= 1)
 		return lb_answer_error(ctx, p, v6, LB_EXPIRED, 0);
-	bool outer_v6 = !tg_addr_is_ipv4(&backend->addr);
+	bool outer_v6 = backend->addr.word[0] != 0; /* no unicast IPv6 address begins with four zero bytes, mapped ones do */
 	__u32 grown = p->length + (outer_v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
 	if (grown > hop->mtu)
 		return lb_answer_error(ctx, p, v6, LB_TOO_BIG, hop->mtu - (grown - p->length));
@@ -86,7 +88,9 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 
 int lb(struct xdp_md *ctx)
 {
+	union lb_flow flow;
 	struct lb_packet packet, *p = &packet;
+	p->flow = &flow;
 	__be16 proto = 0;
 	if (lb_parse_ethernet(ctx, p, &proto) != LB_PARSED)
 		return LB_PASS(NOT_IP);

@@ -37,7 +37,7 @@ struct tg_service {
 	__u32 size; /* of its table, slots */
 	__u32 seed;
 	__u32 flags;
-	__u32 affinity_s;
+	__u32 affinity_s; /* in units of 2^30 ns, as `seen_s` */
 	__u32 before_size; /* size and seed that go with the table before */
 	__u32 before_seed;
 	__u64 before_until; /* CLOCK_MONOTONIC ns until which packets without a flow use the table before */
@@ -84,7 +84,7 @@ struct tg_lb_flow6_key {
 struct tg_lb_flow {
 	__u32 backend;
 	__u32 born;
-	__u32 seen_s; /* CLOCK_MONOTONIC s; TCP: when the flow began */
+	__u32 seen_s; /* CLOCK_MONOTONIC in units of 2^30 ns; TCP: when the flow began */
 	__be16 nat_port; /* DNAT: what stands for the client's port */
 	__u16 pad;
 };

@@ -36,11 +36,11 @@ static __always_inline bool lb_may_answer(void)
 static __always_inline bool lb_is_answerable(const struct lb_packet *p, bool v6)
 {
 	if (v6) {
-		__u32 first = bpf_ntohl(p->flow6.saddr.word[0]);
-		__u32 rest = p->flow6.saddr.word[1] | p->flow6.saddr.word[2];
+		__u32 first = bpf_ntohl(p->flow->v6.saddr.word[0]);
+		__u32 rest = p->flow->v6.saddr.word[1] | p->flow->v6.saddr.word[2];
 		return first >> 24 != 0xff && (first | rest);
 	}
-	__u32 network = bpf_ntohl(p->flow4.saddr) >> 24;
+	__u32 network = bpf_ntohl(p->flow->v4.saddr) >> 24;
 	return network && network != 127 && network < 224;
 }
 
@@ -78,15 +78,15 @@ static __always_inline int lb_answer_echo(struct xdp_md *ctx, struct lb_packet *
 		if ((void *)(ip6 + 1) > end)
 			return LB_DROP(MALFORMED);
 		ip6->saddr = ip6->daddr;
-		__builtin_memcpy(&ip6->daddr, p->flow6.saddr.word, 16);
+		__builtin_memcpy(&ip6->daddr, p->flow->v6.saddr.word, 16);
 		ip6->hop_limit = LB_OUTER_TTL;
 		*sum = tg_csum_update(*sum, bpf_htons(128 << 8), bpf_htons(129 << 8));
 		icmp[0] = 129;
 	} else {
 		if ((void *)(ip4 + 1) > end)
 			return LB_DROP(MALFORMED);
-		ip4->saddr = p->flow4.daddr;
-		ip4->daddr = p->flow4.saddr;
+		ip4->saddr = p->flow->v4.daddr;
+		ip4->daddr = p->flow->v4.saddr;
 		ip4->check = tg_csum_update(ip4->check, bpf_htons((__u16)(ip4->ttl << 8)), bpf_htons(LB_OUTER_TTL << 8));
 		ip4->ttl = LB_OUTER_TTL;
 		*sum = tg_csum_update(*sum, bpf_htons(8 << 8), 0);
@@ -164,8 +164,8 @@ static __always_inline int lb_answer_error(struct xdp_md *ctx, struct lb_packet 
 		ip6->payload_len = bpf_htons((__u16)(quoted + 8));
 		ip6->nexthdr = IPPROTO_ICMPV6;
 		ip6->hop_limit = LB_OUTER_TTL;
-		__builtin_memcpy(&ip6->saddr, p->flow6.daddr.word, 16);
-		__builtin_memcpy(&ip6->daddr, p->flow6.saddr.word, 16);
+		__builtin_memcpy(&ip6->saddr, p->flow->v6.daddr.word, 16);
+		__builtin_memcpy(&ip6->daddr, p->flow->v6.saddr.word, 16);
 		icmp[0] = why == LB_TOO_BIG ? bpf_htonl(2 << 24) : bpf_htonl(3 << 24);
 		icmp[1] = bpf_htonl(mtu);
 		__s64 sum = lb_sum_quote(ip + header, end, quoted, 0);
@@ -173,7 +173,7 @@ static __always_inline int lb_answer_error(struct xdp_md *ctx, struct lb_packet 
 			return LB_DROP(REWRITE);
 		__u64 all = sum + bpf_htonl(quoted + 8) + (__u64)bpf_htonl(IPPROTO_ICMPV6) + icmp[0] + icmp[1];
 		for (int i = 0; i < 4; i++)
-			all += (__u64)p->flow6.saddr.word[i] + p->flow6.daddr.word[i];
+			all += (__u64)p->flow->v6.saddr.word[i] + p->flow->v6.daddr.word[i];
 		((__be16 *)icmp)[1] = lb_fold64(all);
 	} else {
 		struct iphdr *ip4 = ip;
@@ -182,8 +182,8 @@ static __always_inline int lb_answer_error(struct xdp_md *ctx, struct lb_packet 
 		ip4->tot_len = bpf_htons((__u16)(quoted + header));
 		ip4->ttl = LB_OUTER_TTL;
 		ip4->protocol = IPPROTO_ICMP;
-		ip4->saddr = p->flow4.daddr;
-		ip4->daddr = p->flow4.saddr;
+		ip4->saddr = p->flow->v4.daddr;
+		ip4->daddr = p->flow->v4.saddr;
 		__u64 own = bpf_htons(0x4500) + ip4->tot_len + bpf_htons(LB_OUTER_TTL << 8 | IPPROTO_ICMP) + (__u64)ip4->saddr + ip4->daddr;
 		ip4->check = lb_fold64(own);
 		icmp[0] = why == LB_TOO_BIG ? bpf_htonl(3 << 24 | 4 << 16) : bpf_htonl(11 << 24);

@@ -22,17 +22,20 @@
 #define LB_FRAGMENT 3 /* a later fragment; the ports are not in it */
 #define LB_OTHER 4
 
+union lb_flow {
+	struct tg_lb_flow4_key v4;
+	struct tg_lb_flow6_key v6;
+};
+
 struct lb_packet {
-	union {
-		struct tg_lb_flow4_key flow4;
-		struct tg_lb_flow6_key flow6;
-	};
+	union lb_flow *flow; /* apart, so that everything else may live in registers */
 	__be32 tag[LB_TAGS]; /* as in the frame: protocol and TCI */
 	__be32 frag_id;
 	__u32 l3; /* offsets, bytes */
 	__u32 l4;
 	__u16 length; /* of the IP packet, bytes */
 	__u8 kind;
+	__u8 proto; /* of `flow` */
 	__u8 tos;
 	__u8 ttl;
 	__u8 tcp_flags;
@@ -73,19 +76,44 @@ static __always_inline int lb_parse_ethernet(struct xdp_md *ctx, struct lb_packe
 	return LB_PARSED;
 }
 
-/* Set the ports of the flow. `turned`: the packet is one from the backend, quoted. */
-static __always_inline int lb_parse_ports(struct lb_packet *p, bool v6, const __be16 *ports, void *end, bool turned)
+/* Ports and protocol are stored as the words that the kernel will hash: a load that spans two smaller stores has to wait. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define lb_word(first, second) ((__u32)(first) | (__u32)(second) << 16)
+#define lb_second(word) ((__u16)((word) >> 16))
+#define lb_low_byte(byte) ((__u32)(byte))
+#define lb_first_byte(byte) ((__u16)(byte)) /* of two */
+#else
+#define lb_word(first, second) ((__u32)(first) << 16 | (__u32)(second))
+#define lb_second(word) ((__u16)(word))
+#define lb_low_byte(byte) ((__u32)(byte) << 24)
+#define lb_first_byte(byte) ((__u16)(byte) << 8)
+#endif
+
+static __always_inline void lb_set_ports(struct lb_packet *p, bool v6, __u32 ports)
+{
+	*(__u32 *)(v6 ? &p->flow->v6.sport : &p->flow->v4.sport) = ports;
+}
+
+/* Source and destination port as they follow each other in memory. */
+static __always_inline __u32 lb_ports(const struct lb_packet *p, bool v6)
+{
+	return *(const __u32 *)(v6 ? &p->flow->v6.sport : &p->flow->v4.sport);
+}
+
+/* And the padding after it. */
+static __always_inline void lb_set_proto(struct lb_packet *p, bool v6, __u8 proto)
+{
+	p->proto = proto;
+	*(__u32 *)(v6 ? &p->flow->v6.proto : &p->flow->v4.proto) = lb_low_byte(proto);
+}
+
+/* The quoted packet is one from the backend: its ports are the flow's, turned. */
+static __always_inline int lb_parse_quoted_ports(struct lb_packet *p, bool v6, const __be16 *ports, void *end)
 {
 	if ((void *)(ports + 2) > end)
 		return LB_MALFORMED;
-	__be16 sport = ports[turned ? 1 : 0], dport = ports[turned ? 0 : 1];
-	if (v6) {
-		p->flow6.sport = sport;
-		p->flow6.dport = dport;
-	} else {
-		p->flow4.sport = sport;
-		p->flow4.dport = dport;
-	}
+	__u32 word = *(const __u32 *)ports;
+	lb_set_ports(p, v6, word << 16 | word >> 16);
 	return LB_PARSED;
 }
 
@@ -102,26 +130,26 @@ static __always_inline int lb_parse_icmp(struct lb_packet *p, bool v6, __u8 *icm
 			return LB_PARSED;
 		struct tg_addr from;
 		tg_copy_ipv6(&from, &quoted->saddr);
-		if (!tg_addr_equal(&from, &p->flow6.daddr))
+		if (!tg_addr_equal(&from, &p->flow->v6.daddr))
 			return LB_PARSED;
 		if (quoted->nexthdr != IPPROTO_TCP && quoted->nexthdr != IPPROTO_UDP)
 			return LB_PARSED;
-		tg_copy_ipv6(&p->flow6.saddr, &quoted->daddr);
-		p->flow6.proto = quoted->nexthdr;
+		tg_copy_ipv6(&p->flow->v6.saddr, &quoted->daddr);
+		lb_set_proto(p, v6, quoted->nexthdr);
 		p->kind = LB_ERROR;
-		return lb_parse_ports(p, v6, (void *)(quoted + 1), end, true);
+		return lb_parse_quoted_ports(p, v6, (void *)(quoted + 1), end);
 	}
 	struct iphdr *quoted = (void *)(icmp + 8);
 	if ((icmp[0] != 3 && icmp[0] != 11 && icmp[0] != 12) || (void *)(quoted + 1) > end)
 		return LB_PARSED;
-	if (quoted->saddr != p->flow4.daddr || (quoted->frag_off & LB_IP_OFFSET) || quoted->ihl < 5)
+	if (quoted->saddr != p->flow->v4.daddr || (quoted->frag_off & LB_IP_OFFSET) || quoted->ihl < 5)
 		return LB_PARSED;
 	if (quoted->protocol != IPPROTO_TCP && quoted->protocol != IPPROTO_UDP)
 		return LB_PARSED;
-	p->flow4.saddr = quoted->daddr;
-	p->flow4.proto = quoted->protocol;
+	p->flow->v4.saddr = quoted->daddr;
+	lb_set_proto(p, v6, quoted->protocol);
 	p->kind = LB_ERROR;
-	return lb_parse_ports(p, v6, (void *)quoted + quoted->ihl * 4, end, true);
+	return lb_parse_quoted_ports(p, v6, (void *)quoted + quoted->ihl * 4, end);
 }
 
 static __always_inline int lb_parse_l4(struct lb_packet *p, bool v6, __u8 proto, void *at, void *end)
@@ -134,14 +162,16 @@ static __always_inline int lb_parse_l4(struct lb_packet *p, bool v6, __u8 proto,
 			return LB_MALFORMED;
 		p->kind = LB_PORTS;
 		p->tcp_flags = ((__u8 *)tcp)[13];
-		return lb_parse_ports(p, v6, at, end, false);
+		lb_set_ports(p, v6, *(__u32 *)tcp);
+		return LB_PARSED;
 	}
 	if (proto == IPPROTO_UDP) {
 		struct udphdr *udp = at;
 		if ((void *)(udp + 1) > end)
 			return LB_MALFORMED;
 		p->kind = LB_PORTS;
-		return lb_parse_ports(p, v6, at, end, false);
+		lb_set_ports(p, v6, *(__u32 *)udp);
+		return LB_PARSED;
 	}
 	if (proto == (v6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP))
 		return lb_parse_icmp(p, v6, at, end);
@@ -162,7 +192,10 @@ static __always_inline int lb_parse_ipv4(struct xdp_md *ctx, struct lb_packet *p
 	p->l4 = p->l3 + header;
 	p->tos = ip->tos;
 	p->ttl = ip->ttl;
-	p->flow4 = (struct tg_lb_flow4_key){ .saddr = ip->saddr, .daddr = ip->daddr, .proto = ip->protocol };
+	p->flow->v4.saddr = ip->saddr;
+	p->flow->v4.daddr = ip->daddr;
+	lb_set_ports(p, false, 0);
+	lb_set_proto(p, false, ip->protocol);
 	p->kind = LB_OTHER;
 	p->tcp_flags = 0;
 	p->is_first_fragment = false;
@@ -189,10 +222,9 @@ static __always_inline int lb_parse_ipv6(struct xdp_md *ctx, struct lb_packet *p
 	p->length = length;
 	p->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
 	p->ttl = ip->hop_limit;
-	tg_copy_ipv6(&p->flow6.saddr, &ip->saddr);
-	tg_copy_ipv6(&p->flow6.daddr, &ip->daddr);
-	p->flow6.sport = 0;
-	p->flow6.dport = 0;
+	tg_copy_ipv6(&p->flow->v6.saddr, &ip->saddr);
+	tg_copy_ipv6(&p->flow->v6.daddr, &ip->daddr);
+	lb_set_ports(p, true, 0);
 	p->kind = LB_OTHER;
 	p->tcp_flags = 0;
 	p->is_first_fragment = false;
@@ -222,8 +254,7 @@ static __always_inline int lb_parse_ipv6(struct xdp_md *ctx, struct lb_packet *p
 			break;
 	}
 	p->l4 = p->l3 + at;
-	*(__u32 *)&p->flow6.proto = 0; /* and its padding */
-	p->flow6.proto = next;
+	lb_set_proto(p, true, next);
 	return lb_parse_l4(p, true, next, (void *)ip + at, end);
 }
 

@@ -4,71 +4,61 @@
 
 #include "lb_parse.h"
 
-#define LB_UDP_IDLE_S 30 /* a UDP flow that was silent for longer begins anew */
+#define LB_SECOND_SHIFT 30
+#define LB_UDP_IDLE_S 28 /* in lb_seconds(), 30 s: a UDP flow that was silent for longer begins anew */
+
+/* Close to seconds, without a division. */
+static __always_inline __u32 lb_seconds(void)
+{
+	return tg_now() >> LB_SECOND_SHIFT;
+}
+
+static __always_inline struct tg_vip *lb_find_frontend(const struct lb_packet *p, bool v6, __u32 port_and_proto)
+{
+	if (v6) {
+		struct tg_vip6_key key;
+		key.addr = p->flow->v6.daddr;
+		*(__u32 *)&key.port = port_and_proto;
+		return tg_vip6.lookup(&key);
+	}
+	struct tg_vip4_key key;
+	key.addr = p->flow->v4.daddr;
+	*(__u32 *)&key.port = port_and_proto;
+	return tg_vip4.lookup(&key);
+}
 
 static __always_inline struct tg_vip *lb_find_vip(const struct lb_packet *p, bool v6)
 {
-	bool ports = p->kind == LB_PORTS || p->kind == LB_ERROR;
-	if (v6) {
-		struct tg_vip6_key key = { .addr = p->flow6.daddr };
-		if (ports) {
-			key.port = p->flow6.dport;
-			key.proto = p->flow6.proto;
-		}
-		return tg_vip6.lookup(&key);
-	}
-	struct tg_vip4_key key = { .addr = p->flow4.daddr };
-	if (ports) {
-		key.port = p->flow4.dport;
-		key.proto = p->flow4.proto;
-	}
-	return tg_vip4.lookup(&key);
+	return lb_find_frontend(p, v6, lb_word(lb_second(lb_ports(p, v6)), lb_first_byte(p->proto)));
 }
 
 /* The entry of the address itself. */
 static __always_inline struct tg_vip *lb_find_address(const struct lb_packet *p, bool v6)
 {
-	if (v6) {
-		struct tg_vip6_key key = { .addr = p->flow6.daddr };
-		return tg_vip6.lookup(&key);
-	}
-	struct tg_vip4_key key = { .addr = p->flow4.daddr };
-	return tg_vip4.lookup(&key);
-}
-
-static __always_inline __u8 lb_proto(const struct lb_packet *p, bool v6)
-{
-	return v6 ? p->flow6.proto : p->flow4.proto;
+	return lb_find_frontend(p, v6, 0);
 }
 
 /* Give a later fragment the ports of its first one, or remember those of a first one. */
 static __always_inline int lb_follow_fragment(struct lb_packet *p, bool v6)
 {
-	struct tg_frag_key key = { .id = p->frag_id, .proto = lb_proto(p, v6) };
+	struct tg_frag_key key = { .id = p->frag_id, .proto = p->proto };
 	if (v6) {
-		key.src = p->flow6.saddr;
-		key.dst = p->flow6.daddr;
+		key.src = p->flow->v6.saddr;
+		key.dst = p->flow->v6.daddr;
 	} else {
-		tg_map_ipv4(&key.src, p->flow4.saddr);
-		tg_map_ipv4(&key.dst, p->flow4.daddr);
+		tg_map_ipv4(&key.src, p->flow->v4.saddr);
+		tg_map_ipv4(&key.dst, p->flow->v4.daddr);
 	}
 	if (p->is_first_fragment) {
-		struct tg_frag ports = {};
-		ports.sport = v6 ? p->flow6.sport : p->flow4.sport;
-		ports.dport = v6 ? p->flow6.dport : p->flow4.dport;
+		struct tg_frag ports;
+		*(__u32 *)&ports = lb_ports(p, v6);
 		tg_lb_frag.update(&key, &ports);
 		return 0;
 	}
 	struct tg_frag *ports = tg_lb_frag.lookup(&key);
 	if (!ports)
 		return -1;
-	if (v6) {
-		p->flow6.sport = ports->sport;
-		p->flow6.dport = ports->dport;
-	} else {
-		p->flow4.sport = ports->sport;
-		p->flow4.dport = ports->dport;
-	}
+	lb_set_ports(p, v6, *(__u32 *)ports);
 	return 0;
 }
 
@@ -76,9 +66,9 @@ static __always_inline bool lb_is_allowed(const struct lb_packet *p, bool v6, __
 {
 	struct tg_lb_ranges_key key = { .prefixlen = 160, .service = number };
 	if (v6)
-		key.addr = p->flow6.saddr;
+		key.addr = p->flow->v6.saddr;
 	else
-		tg_map_ipv4(&key.addr, p->flow4.saddr);
+		tg_map_ipv4(&key.addr, p->flow->v4.saddr);
 	struct tg_lb_range *range = tg_lb_ranges.lookup(&key);
 	return range && range->allow;
 }
@@ -111,18 +101,14 @@ static __always_inline __u32 lb_mix(__u32 a, __u32 b, __u32 c)
 static __always_inline __u32 lb_hash(const struct lb_packet *p, bool v6, __u32 seed, bool affinity)
 {
 	__u32 begin = LB_HASH_BEGIN + seed;
-	if (!v6) {
-		__u32 ports = (__u32)p->flow4.sport << 16 | p->flow4.dport;
-		if (affinity)
-			ports &= 0xffff;
-		return lb_mix(begin + p->flow4.saddr, begin + ports, begin + p->flow4.proto);
-	}
-	__u32 ports = (__u32)p->flow6.sport << 16 | p->flow6.dport;
+	__u32 ports = lb_ports(p, v6);
 	if (affinity)
-		ports &= 0xffff;
-	const __be32 *word = p->flow6.saddr.word;
+		ports = lb_word(0, lb_second(ports));
+	if (!v6)
+		return lb_mix(begin + p->flow->v4.saddr, begin + ports, begin + p->proto);
+	const __be32 *word = p->flow->v6.saddr.word;
 	__u32 first = lb_mix(begin + word[0], begin + word[1], begin + word[2]);
-	return lb_mix(first + word[3], begin + ports, begin + p->flow6.proto);
+	return lb_mix(first + word[3], begin + ports, begin + p->proto);
 }
 
 /* A slot by multiplication: as even as a remainder, without the division. */
@@ -171,12 +157,12 @@ static __always_inline struct tg_backend *lb_choose_now(const struct lb_packet *
 static __always_inline struct tg_backend *lb_choose_affine(const struct lb_packet *p, bool v6, __u32 number,
 							   const struct tg_service *service, __u32 *id)
 {
-	__u32 now_s = tg_now() / TG_SECOND;
+	__u32 now_s = lb_seconds();
 	struct tg_lb_affinity_key key = { .service = number };
 	if (v6)
-		key.addr = p->flow6.saddr;
+		key.addr = p->flow->v6.saddr;
 	else
-		tg_map_ipv4(&key.addr, p->flow4.saddr);
+		tg_map_ipv4(&key.addr, p->flow->v4.saddr);
 	struct tg_lb_affinity *known = tg_lb_affinity.lookup(&key);
 	if (known && now_s - known->seen_s <= service->affinity_s) {
 		*id = known->backend;
@@ -196,16 +182,16 @@ static __always_inline struct tg_backend *lb_choose_affine(const struct lb_packe
 
 static __always_inline struct tg_lb_flow *lb_find_flow(struct lb_packet *p, bool v6)
 {
-	return v6 ? tg_lb_flow6.lookup(&p->flow6) : tg_lb_flow4.lookup(&p->flow4);
+	return v6 ? tg_lb_flow6.lookup(&p->flow->v6) : tg_lb_flow4.lookup(&p->flow->v4);
 }
 
 static __always_inline void lb_remember(struct lb_packet *p, bool v6, __u32 id, const struct tg_backend *backend)
 {
-	struct tg_lb_flow flow = { .backend = id, .born = backend->born, .seen_s = tg_now() / TG_SECOND };
+	struct tg_lb_flow flow = { .backend = id, .born = backend->born, .seen_s = lb_seconds() };
 	if (v6)
-		tg_lb_flow6.update(&p->flow6, &flow);
+		tg_lb_flow6.update(&p->flow->v6, &flow);
 	else
-		tg_lb_flow4.update(&p->flow4, &flow);
+		tg_lb_flow4.update(&p->flow->v4, &flow);
 }
 
 /* Find the packet's backend and its id; `is_new` says that the flow table learned it now. Returns 0 if there is none. */
@@ -213,7 +199,7 @@ static __always_inline struct tg_backend *lb_choose(struct lb_packet *p, bool v6
 						    const struct tg_service *service, __u32 *id, bool *is_new)
 {
 	struct tg_backend *backend = 0;
-	bool is_tcp = lb_proto(p, v6) == IPPROTO_TCP;
+	bool is_tcp = p->proto == IPPROTO_TCP;
 	bool opens = is_tcp && (p->tcp_flags & (LB_TCP_SYN | LB_TCP_ACK)) == LB_TCP_SYN;
 	bool keeps = !(service->flags & TG_SERVICE_STATELESS);
 	struct tg_lb_flow *flow = keeps && !opens ? lb_find_flow(p, v6) : 0;
@@ -223,7 +209,7 @@ static __always_inline struct tg_backend *lb_choose(struct lb_packet *p, bool v6
 		if (backend && backend->born == flow->born) {
 			if (is_tcp)
 				return backend;
-			__u32 now_s = tg_now() / TG_SECOND;
+			__u32 now_s = lb_seconds();
 			__u32 silent_s = now_s - flow->seen_s;
 			if (silent_s <= LB_UDP_IDLE_S) {
 				if (silent_s)

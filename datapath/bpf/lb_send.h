@@ -81,10 +81,10 @@ static __always_inline __u32 lb_spread(const struct lb_packet *p, bool v6)
 {
 	__u32 bits;
 	if (v6)
-		bits = p->flow6.saddr.word[0] ^ p->flow6.saddr.word[1] ^ p->flow6.saddr.word[2] ^ p->flow6.saddr.word[3] ^
-		       p->flow6.sport;
+		bits = p->flow->v6.saddr.word[0] ^ p->flow->v6.saddr.word[1] ^ p->flow->v6.saddr.word[2] ^ p->flow->v6.saddr.word[3] ^
+		       lb_ports(p, v6);
 	else
-		bits = p->flow4.saddr ^ p->flow4.sport;
+		bits = p->flow->v4.saddr ^ lb_ports(p, v6);
 	bits *= 0x9e3779b1; /* 2^32 over the golden ratio (Knuth, TAOCP 6.4) */
 	return bits ^ bits >> 16;
 }
@@ -103,7 +103,8 @@ static __always_inline int lb_take_hop(struct xdp_md *ctx, const struct lb_packe
 		struct iphdr *ip = at;
 		if ((void *)(ip + 1) > end)
 			return -1;
-		ip->check = tg_csum_update(ip->check, bpf_htons((__u16)(ip->ttl << 8)), bpf_htons((__u16)((ip->ttl - 1) << 8)));
+		__u32 sum = ip->check + bpf_htons(0x0100); /* RFC 1141 */
+		ip->check = (__u16)(sum + (sum >= 0xffff));
 		ip->ttl--;
 	}
 	return 0;
@@ -157,7 +158,7 @@ static __always_inline int lb_encapsulate(struct xdp_md *ctx, struct lb_packet *
 					  const struct tg_backend *backend, const struct tg_hop *hop, bool outer_v6)
 {
 	__u32 header = outer_v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	if (tg_addr_is_zero(outer_v6 ? &service->source6 : &service->source4))
+	if (!(outer_v6 ? service->source6.word[0] : service->source4.word[3]))
 		return LB_DROP(NO_SOURCE);
 	__be32 macs[3];
 	if (bpf_xdp_adjust_head(ctx, -(int)header))
@@ -188,7 +189,7 @@ static __always_inline int lb_encapsulate(struct xdp_md *ctx, struct lb_packet *
 		/* The stack refuses its own address as a source. From the client's it takes the packet as routed; with the
 		 * backend's, where the client has none of this family, it only learns the neighbour. */
 		if (!ifindex)
-			source = v6 ? backend->addr.word[3] : p->flow4.saddr;
+			source = v6 ? backend->addr.word[3] : p->flow->v4.saddr;
 		lb_write_outer_ipv4(ip, p, v6, source, backend->addr.word[3]);
 	}
 	if (!ifindex)
