@@ -13,8 +13,7 @@
 #define AF_INET6 10
 #endif
 
-#include "lb_answer.h"
-#include "lb_send.h"
+#include "lb_nat.h"
 
 static __always_inline void lb_count(const struct lb_packet *p, __u32 number, struct tg_hop *hop, bool is_new)
 {
@@ -35,8 +34,13 @@ static __always_inline void lb_count(const struct lb_packet *p, __u32 number, st
 static __always_inline int lb_decline(struct xdp_md *ctx, struct lb_packet *p, bool v6)
 {
 	struct tg_vip *address = lb_find_address(p, v6);
-	if (!address)
-		return LB_PASS(OTHER);
+	if (!address) {
+		if (p->kind != LB_PORTS || !lb_may_be_answer(p, v6))
+			return LB_PASS(OTHER);
+		if (p->is_first_fragment)
+			lb_follow_fragment(p, v6);
+		return lb_send_back(ctx, p, v6);
+	}
 	if (p->kind == LB_ECHO)
 		return lb_answer_echo(ctx, p, v6);
 	if (address->flags & TG_VIP_PASS)
@@ -46,8 +50,10 @@ static __always_inline int lb_decline(struct xdp_md *ctx, struct lb_packet *p, b
 
 static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, bool v6)
 {
-	if (p->kind == LB_FRAGMENT && lb_follow_fragment(p, v6) == 0)
+	if (p->kind == LB_FRAGMENT && lb_follow_fragment(p, v6) == 0) {
 		p->kind = LB_PORTS;
+		p->is_later_fragment = true;
+	}
 	if (p->kind != LB_PORTS && p->kind != LB_ERROR)
 		return lb_decline(ctx, p, v6);
 	struct tg_vip *vip = lb_find_vip(p, v6);
@@ -75,12 +81,19 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 	if (p->ttl <= 1)
 		return lb_answer_error(ctx, p, v6, LB_EXPIRED, 0);
 	bool outer_v6 = backend->addr.word[0] != 0; /* no unicast IPv6 address begins with four zero bytes, mapped ones do */
-	__u32 grown = p->length + (outer_v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
-	if (grown > hop->mtu)
-		return lb_answer_error(ctx, p, v6, LB_TOO_BIG, hop->mtu - (grown - p->length));
+	bool translates = service->flags & TG_SERVICE_DNAT;
+	__u32 header = translates ? 0 : outer_v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	if (p->length + header > hop->mtu)
+		return lb_answer_error(ctx, p, v6, LB_TOO_BIG, hop->mtu - header);
+	if (translates && p->kind == LB_ERROR)
+		return LB_DROP(DNAT_ERROR);
 	if (lb_take_hop(ctx, p, v6))
 		return LB_DROP(MALFORMED);
 	lb_count(p, number, hop, is_new);
+	if (translates)
+		return lb_send_translated(ctx, p, v6, backend, id, hop);
+	if ((service->flags & TG_SERVICE_INNER_PORT) && p->kind == LB_PORTS && lb_set_inner_port(ctx, p, v6, backend->port))
+		return LB_DROP(MALFORMED);
 	if (outer_v6)
 		return lb_encapsulate(ctx, p, v6, service, backend, hop, true);
 	return lb_encapsulate(ctx, p, v6, service, backend, hop, false);

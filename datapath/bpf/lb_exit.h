@@ -21,6 +21,8 @@ enum tg_reason {
 	TG_DROP_NO_BACKEND,
 	TG_DROP_NO_SOURCE,     /* this machine has no outer source of the backend's family */
 	TG_DROP_NO_ROUTE,
+	TG_DROP_EXPIRED,       /* on its way back to the client */
+	TG_DROP_DNAT_ERROR,    /* an ICMP error about a translated flow */
 	TG_DROP_NO_FORWARDING, /* the device's sysctl `forwarding` is off, so that the kernel finds no routes for us */
 	TG_DROP_FRAGMENT,      /* a later fragment whose first one was not seen */
 	TG_DROP_BAD_SOURCE,    /* would have to answer to multicast, loopback or no address */

@@ -40,6 +40,7 @@ struct lb_packet {
 	__u8 ttl;
 	__u8 tcp_flags;
 	bool is_first_fragment;
+	bool is_later_fragment;
 };
 
 /* The bound is for the verifier, which forgets it on the way. */
@@ -79,11 +80,13 @@ static __always_inline int lb_parse_ethernet(struct xdp_md *ctx, struct lb_packe
 /* Ports and protocol are stored as the words that the kernel will hash: a load that spans two smaller stores has to wait. */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define lb_word(first, second) ((__u32)(first) | (__u32)(second) << 16)
+#define lb_first(word) ((__u16)(word))
 #define lb_second(word) ((__u16)((word) >> 16))
 #define lb_low_byte(byte) ((__u32)(byte))
 #define lb_first_byte(byte) ((__u16)(byte)) /* of two */
 #else
 #define lb_word(first, second) ((__u32)(first) << 16 | (__u32)(second))
+#define lb_first(word) ((__u16)((word) >> 16))
 #define lb_second(word) ((__u16)(word))
 #define lb_low_byte(byte) ((__u32)(byte) << 24)
 #define lb_first_byte(byte) ((__u16)(byte) << 8)
@@ -199,6 +202,7 @@ static __always_inline int lb_parse_ipv4(struct xdp_md *ctx, struct lb_packet *p
 	p->kind = LB_OTHER;
 	p->tcp_flags = 0;
 	p->is_first_fragment = false;
+	p->is_later_fragment = false;
 	if (ip->frag_off & (LB_IP_MF | LB_IP_OFFSET)) {
 		p->frag_id = ip->id;
 		if (ip->frag_off & LB_IP_OFFSET)
@@ -228,6 +232,7 @@ static __always_inline int lb_parse_ipv6(struct xdp_md *ctx, struct lb_packet *p
 	p->kind = LB_OTHER;
 	p->tcp_flags = 0;
 	p->is_first_fragment = false;
+	p->is_later_fragment = false;
 	__u8 next = ip->nexthdr;
 	__u32 at = sizeof(*ip);
 	for (int i = 0; i < LB_IPV6_EXTENSIONS; i++) {
