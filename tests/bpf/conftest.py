@@ -14,7 +14,7 @@ from packets import Harness, addr
 
 from tidegate.datapath.layout import fields
 from tidegate.datapath.owned import Places
-from tidegate.datapath.programs import Loaded, LoadBalancerSizes, Sizes, ensure_loaded
+from tidegate.datapath.programs import LoadBalancerSizes, Loaded, Sizes, ensure_loaded
 
 CONFIG = {"vni_base": 4096, "mark": 0x0F000000, "mark_mask": 0x0F000000, "tunnel_port": 8472}
 

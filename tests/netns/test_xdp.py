@@ -19,7 +19,7 @@ from topology import Topology, run_in
 
 from tidegate.datapath import libbpf
 from tidegate.datapath.owned import Places
-from tidegate.datapath.programs import Loaded, LoadBalancerSizes, ensure_loaded
+from tidegate.datapath.programs import LoadBalancerSizes, Loaded, ensure_loaded
 from tidegate.datapath.xdp import Attached, XdpLinks
 
 SUPPORT = Path(__file__).parent.parent / "support"

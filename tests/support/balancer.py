@@ -39,7 +39,16 @@ def port(number: int) -> int:
 class Balancer(Harness):
     """One balancer with empty tables."""
 
-    arrays = ("tg_lb_config", "tg_lb_counters", "tg_lb_count", "tg_hop", "tg_service", "tg_backend", "tg_table", "tg_table_before")
+    arrays = (
+        "tg_lb_config",
+        "tg_lb_counters",
+        "tg_lb_count",
+        "tg_hop",
+        "tg_service",
+        "tg_backend",
+        "tg_table",
+        "tg_table_before",
+    )
     counter = "tg_lb_counters"
 
     def __init__(self, loaded: Loaded) -> None:

@@ -1,4 +1,4 @@
-"""A backend of the plainest kind: reads IPIP and its sisters from raw sockets, and gives the inner packets to the kernel by a TUN device.
+"""A backend of the plainest kind: reads tunnelled packets from raw sockets, and gives what is in them to the kernel by TUN.
 
     python decapsulate.py DEVICE
 
