@@ -16,7 +16,7 @@ from tidegate.datapath.programs import Loaded
 from tidegate.datapath.table import Receipt, Table, reconcile
 from tidegate.datapath.tables.announcements import AnnouncementTable
 from tidegate.datapath.tables.links import LinkTable
-from tidegate.datapath.tables.maps import ArrayTable, MapTable
+from tidegate.datapath.tables.maps import ArrayTable, MapTable, read_counters
 from tidegate.datapath.tables.neighbours import NeighbourTable
 from tidegate.datapath.tables.netlink import Netlink
 from tidegate.datapath.tables.notrack import NotrackTable
@@ -94,10 +94,4 @@ class Kernel:
 
     def counters(self) -> dict[str, int]:
         """Return packets by reason since the maps were made, summed over all CPUs."""
-        layout = self.loaded.layout
-        size = layout.maps["tg_counter"].value.size
-        counts = {}
-        for index, reason in enumerate(layout.reasons):
-            raw = libbpf.lookup(self._counter, index.to_bytes(4, "little"), size) or b""
-            counts[reason] = sum(int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8))
-        return counts
+        return read_counters(self._counter, self.loaded.layout, "tg_counter")

@@ -70,11 +70,26 @@ def _is_set(value: int | bytes) -> bool:
 
 
 class MapLayout(msgspec.Struct, frozen=True):
-    """One map."""
+    """One map. A per-CPU map has `cpus` values under a key, one after the other."""
 
     name: str
     key: Record
     value: Record
+    cpus: int = 1
+
+    @property
+    def read_size(self) -> int:
+        """How many bytes a look-up returns."""
+        return self.value.size * self.cpus
+
+    def totals(self, raw: bytes) -> dict[str, int]:
+        """Add up what each CPU has counted, by field name."""
+        found: dict[str, int] = {}
+        for at in range(0, len(raw), self.value.size):
+            for name, value in self.value.unpack(raw[at : at + self.value.size]):
+                if isinstance(value, int):
+                    found[name] = found.get(name, 0) + value
+        return found
 
 
 class Layout(msgspec.Struct, frozen=True):

@@ -15,6 +15,7 @@ from typing import Any
 
 TCX_INGRESS = 46
 TCX_EGRESS = 47
+XDP = 37
 
 
 class BpfError(OSError):
@@ -84,14 +85,26 @@ def prog_id(fd: int) -> int:
 
 
 def link_target(fd: int) -> tuple[int, int]:
-    """Return (program id, ifindex) of a tcx link (kernel 6.6); ifindex 0 once its device is gone."""
+    """Return (program id, ifindex) of a tcx (kernel 6.6) or XDP link; ifindex 0 once its device is gone."""
     _, _, program, _, ifindex = struct.unpack_from("=IIIII", info(fd))
     return program, ifindex
 
 
-def link_create(prog_fd: int, ifindex: int, attach_type: int) -> int:
+class _LinkCreate(ctypes.Structure):
+    """`struct bpf_link_create_opts` of libbpf 0.1 and newer, without what comes after the flags."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("flags", ctypes.c_uint32),
+        ("iter_info", ctypes.c_void_p),
+        ("iter_info_len", ctypes.c_uint32),
+    )
+
+
+def link_create(prog_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
     """Attach a program to a device by a link; return the link's file descriptor."""
-    return call("bpf_link_create", prog_fd, ifindex, attach_type, None)
+    options = _LinkCreate(sz=ctypes.sizeof(_LinkCreate), flags=flags)
+    return call("bpf_link_create", prog_fd, ifindex, attach_type, ctypes.byref(options))
 
 
 def link_update(link_fd: int, prog_fd: int) -> None:
@@ -115,6 +128,18 @@ def update(map_fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
     """Set the value under `key`."""
     _library().bpf_map_update_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64]
     call("bpf_map_update_elem", map_fd, key, value, flags)
+
+
+MAP_ARRAY = 2
+F_MMAPABLE = 1 << 10
+F_INNER_MAP = 1 << 12
+
+
+def map_create(kind: int, name: str, sizes: tuple[int, int], max_entries: int, flags: int) -> int:
+    """Make a map of `sizes` (key, value) bytes; return a file descriptor that the caller closes."""
+    options = ctypes.create_string_buffer(64)  # `struct bpf_map_create_opts` (libbpf 0.7): size, five words, flags
+    struct.pack_into("=Q6I", options, 0, len(options), 0, 0, 0, 0, 0, flags)
+    return call("bpf_map_create", kind, name.encode(), *sizes, max_entries, options)
 
 
 def delete(map_fd: int, key: bytes) -> None:

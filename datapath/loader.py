@@ -10,13 +10,25 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from tidegate.datapath import layout, libbpf
 
-PROGRAMS = ("pod_out", "pod_in", "tunnel_in", "tunnel_out", "uplink_in", "uplink_out")
+
+class Unit(msgspec.Struct, frozen=True):
+    """What is compiled and loaded together: one C file, and the programs in it."""
+
+    source: str
+    kind: Literal["SCHED_CLS", "XDP"]
+    programs: tuple[str, ...]
+    folder: str
+    """Where its pins are, below the agent's folder on the bpffs."""
+
+
+PODS = Unit("programs.c", "SCHED_CLS", ("pod_out", "pod_in", "tunnel_in", "tunnel_out", "uplink_in", "uplink_out"), "")
+LOAD_BALANCER = Unit("lb.c", "XDP", ("lb",), "lb")
 
 _DISTRIBUTION_PACKAGES = "/usr/lib/python3/dist-packages"
 """Where Debian and Ubuntu put python3-bpfcc; a virtual environment does not look there."""
@@ -25,6 +37,7 @@ _DISTRIBUTION_PACKAGES = "/usr/lib/python3/dist-packages"
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """What to load and where to put it: `maps` and `programs` are folders on a bpffs."""
 
+    unit: Unit
     maps: str
     programs: str
     layout: str
@@ -46,6 +59,11 @@ def expand(path: Path, seen: set[Path] | None = None) -> str:
         else:
             lines.append(line)
     return "\n".join(lines)
+
+
+def source_of(unit: Unit) -> str:
+    """Return all of a unit's source."""
+    return expand(Path(__file__).parent / "bpf" / unit.source)
 
 
 def reasons(source: str) -> tuple[str, ...]:
@@ -84,17 +102,19 @@ def load(request: Request) -> None:
     # Here and not above: only this process may pay for it.
     from bcc import BPF
 
-    source = expand(Path(__file__).parent / "bpf" / "programs.c")
+    source = source_of(request.unit)
     flags = [f"-D{name}={value}" for name, value in request.defines.items()]
     flags += [f'-DTG_MAPS="{request.maps}"', "-Wno-unused-function", "-Wno-macro-redefined"]
     module = BPF(text=source, cflags=flags)
     pins = Path(request.programs)
-    for name in PROGRAMS:
-        libbpf.obj_pin(module.load_func(name.encode(), BPF.SCHED_CLS).fd, pins / name)
+    for name in request.unit.programs:
+        libbpf.obj_pin(module.load_func(name.encode(), getattr(BPF, request.unit.kind)).fd, pins / name)
     maps = {}
     for pin in sorted(Path(request.maps).iterdir()):
         table = module.get_table(pin.name.encode())
-        maps[pin.name] = layout.MapLayout(pin.name, _record(table.Key), _record(table.Leaf))
+        one = getattr(table, "sLeaf", table.Leaf)  # of a per-CPU map, whose Leaf is an array
+        cpus = ctypes.sizeof(table.Leaf) // ctypes.sizeof(one)
+        maps[pin.name] = layout.MapLayout(pin.name, _record(table.Key), _record(one), cpus)
     written = Path(request.layout + ".new")
     written.write_bytes(msgspec.json.encode(layout.Layout(maps, reasons(source))))
     written.replace(request.layout)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import msgspec
 
@@ -23,12 +24,29 @@ class Unfit(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How many rows the maps hold. A flow takes about 160 bytes, the others little."""
+    """How many rows the maps of the pods' programs hold. A flow takes about 160 bytes, the others little."""
 
+    unit: ClassVar[loader.Unit] = loader.PODS
     TG_MAX_PODS: int = 1024
     TG_MAX_RANGES: int = 65536
     TG_MAX_POLICIES: int = 4096
     TG_MAX_FLOWS: int = 131072
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBalancerSizes:
+    """How many rows the load balancer's maps hold, each family apart. A flow takes about 100 bytes, and 130 in IPv6."""
+
+    unit: ClassVar[loader.Unit] = loader.LOAD_BALANCER
+    TG_LB_MAX_VIPS: int = 65536
+    TG_LB_MAX_SERVICES: int = 16384
+    TG_LB_MAX_BACKENDS: int = 16384
+    TG_LB_MAX_FLOWS: int = 1048576
+    TG_LB_MAX_CLIENTS: int = 65536
+    TG_LB_MAX_RANGES: int = 65536
+
+
+AnySizes = Sizes | LoadBalancerSizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +59,10 @@ class Loaded:
     links: Path
 
 
-def version(sizes: Sizes) -> str:
+def version(sizes: AnySizes) -> str:
     """Name what would be loaded: a digest of the sources, the sizes, and the code that loads them."""
     digest = hashlib.blake2b(digest_size=8)
-    digest.update(loader.expand(Path(__file__).parent / "bpf" / "programs.c").encode())
+    digest.update(loader.source_of(sizes.unit).encode())
     digest.update(Path(loader.__file__).read_bytes())
     digest.update(repr(sizes).encode())
     return digest.hexdigest()
@@ -93,20 +111,21 @@ def find_headers(cache: Path) -> Path:
     return merged
 
 
-def ensure_loaded(places: Places, sizes: Sizes) -> Loaded:
-    """Make the pins be there; raises `Unfit` with one line if they cannot be made.
+def ensure_loaded(places: Places, sizes: AnySizes) -> Loaded:
+    """Make the pins of one unit be there; raises `Unfit` with one line if they cannot be made.
 
     Maps keep their pins and contents over every restart. Programs are pinned in a folder of their version, so that a
     restarted agent of the same version compiles nothing.
     """
     check_machine(places)
     wanted = version(sizes)
-    loaded = places.bpffs / "programs" / wanted
+    pins = places.bpffs / sizes.unit.folder
+    loaded = pins / "programs" / wanted
     description = places.state / f"layout-{wanted}.json"
-    maps, links = places.bpffs / "maps", places.bpffs / "links"
+    maps, links = pins / "maps", pins / "links"
     for folder in (loaded, maps, links, places.state):
         folder.mkdir(parents=True, exist_ok=True)
-    if not description.exists() or any(not (loaded / name).exists() for name in loader.PROGRAMS):
+    if not description.exists() or any(not (loaded / name).exists() for name in sizes.unit.programs):
         _load(places, sizes, loaded, maps, description)
     for old in loaded.parent.iterdir():
         if old != loaded:
@@ -114,8 +133,9 @@ def ensure_loaded(places: Places, sizes: Sizes) -> Loaded:
     return Loaded(read_layout(description), maps, loaded, links)
 
 
-def _load(places: Places, sizes: Sizes, programs: Path, maps: Path, description: Path) -> None:
+def _load(places: Places, sizes: AnySizes, programs: Path, maps: Path, description: Path) -> None:
     request = loader.Request(
+        unit=sizes.unit,
         maps=str(maps),
         programs=str(programs),
         layout=str(description),

@@ -2,7 +2,7 @@
 #ifndef TG_MAPS_H
 #define TG_MAPS_H
 
-#include "tg_abi.h"
+#include "tg_addr.h"
 
 BPF_TABLE_PINNED("array", __u32, struct tg_config, tg_config, 1, TG_MAPS "/tg_config");
 BPF_TABLE_PINNED("hash", __u32, struct tg_endpoint, tg_endpoint, TG_MAX_PODS, TG_MAPS "/tg_endpoint");
@@ -27,22 +27,6 @@ static __always_inline struct tg_config *tg_get_config(void)
 {
 	__u32 zero = 0;
 	return tg_config.lookup(&zero);
-}
-
-static __always_inline bool tg_addr_equal(const struct tg_addr *a, const struct tg_addr *b)
-{
-	/* Without branches: the verifier would follow each of them. */
-	return !((a->word[3] ^ b->word[3]) | (a->word[2] ^ b->word[2]) | (a->word[1] ^ b->word[1]) | (a->word[0] ^ b->word[0]));
-}
-
-static __always_inline bool tg_addr_is_zero(const struct tg_addr *a)
-{
-	return !(a->word[0] | a->word[1] | a->word[2] | a->word[3]);
-}
-
-static __always_inline bool tg_addr_is_ipv4(const struct tg_addr *a)
-{
-	return a->word[0] == 0 && a->word[1] == 0 && a->word[2] == bpf_htonl(0xffff);
 }
 
 #endif

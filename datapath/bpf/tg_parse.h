@@ -47,22 +47,6 @@ static __always_inline struct tg_packet *tg_get_packet(void)
 	return tg_parsed.lookup(&zero);
 }
 
-static __always_inline void tg_map_ipv4(struct tg_addr *to, __be32 from)
-{
-	to->word[0] = 0;
-	to->word[1] = 0;
-	to->word[2] = bpf_htonl(0xffff);
-	to->word[3] = from;
-}
-
-static __always_inline void tg_copy_ipv6(struct tg_addr *to, const struct in6_addr *from)
-{
-	to->word[0] = from->in6_u.u6_addr32[0];
-	to->word[1] = from->in6_u.u6_addr32[1];
-	to->word[2] = from->in6_u.u6_addr32[2];
-	to->word[3] = from->in6_u.u6_addr32[3];
-}
-
 /* The ports of later fragments are those of the first one. */
 static __always_inline void tg_recall_fragment(struct tg_packet *p)
 {

@@ -2,28 +2,11 @@
 #ifndef TG_REWRITE_H
 #define TG_REWRITE_H
 
+#include "tg_csum.h"
 #include "tg_parse.h"
 
 /* Both ends of the tunnel use fixed MAC addresses: the receiving device has the first, no device has the second (VXLAN drops
  * frames whose source is the receiver's own address). */
-
-static __always_inline __u16 tg_csum_fold(__u32 sum)
-{
-	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return (__u16)~sum;
-}
-
-/* RFC 1624: the checksum after a 32-bit word of its data has changed. */
-static __always_inline __u16 tg_csum_update(__u16 csum, __be32 from, __be32 to)
-{
-	__u32 sum = (__u16)~csum;
-	sum += (__u16)~(from >> 16);
-	sum += (__u16)~(from & 0xffff);
-	sum += to >> 16;
-	sum += to & 0xffff;
-	return tg_csum_fold(sum);
-}
 
 /* What a checksum must change by when an address of 16 bytes does: what bpf_l4_csum_replace takes as `to`, with `from` 0.
  * An unsigned number: bcc declares the helper as returning int, and before kernel 6.13 its sum has all 32 bits, so that half of

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from tidegate.datapath import libbpf
-from tidegate.datapath.layout import Fields, MapLayout
+from tidegate.datapath.layout import Fields, Layout, MapLayout
 from tidegate.datapath.table import TableError
 
 
@@ -58,3 +59,10 @@ class ArrayTable(MapTable):
     def drop(self, key: Fields) -> None:
         """Set the row to zero."""
         self.put(key, ())
+
+
+def read_counters(fd: int, layout: Layout, name: str) -> dict[str, int]:
+    """Return packets by reason since the map `name` was made, summed over all CPUs; raises `libbpf.BpfError`."""
+    one = layout.maps[name]
+    read = (libbpf.lookup(fd, number.to_bytes(4, sys.byteorder), one.read_size) or b"" for number in range(len(layout.reasons)))
+    return {reason: one.totals(raw).get("value", 0) for reason, raw in zip(layout.reasons, read, strict=True)}

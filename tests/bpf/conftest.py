@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from balancer import TCP_, UDP_, Balancer
 from namespace import fresh_namespace, sh
 from packets import Harness, addr
 
 from tidegate.datapath.layout import fields
 from tidegate.datapath.owned import Places
-from tidegate.datapath.programs import Loaded, Sizes, ensure_loaded
+from tidegate.datapath.programs import LoadBalancerSizes, Loaded, Sizes, ensure_loaded
 
 CONFIG = {"vni_base": 4096, "mark": 0x0F000000, "mark_mask": 0x0F000000, "tunnel_port": 8472}
 
@@ -80,3 +81,52 @@ def node(loaded: Loaded) -> Iterator[Harness]:
             harness.put("tg_range", fields(prefixlen=length, addr=address), **value)
         harness.put("tg_source", 0, ip4=addr("172.30.0.11"), ip6=addr("fd30::11"), port_min=1024, port_max=65535)
         yield harness
+
+
+@pytest.fixture(scope="session")
+def loaded_balancer(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    state = tmp_path_factory.mktemp("state")
+    sizes = LoadBalancerSizes(
+        TG_LB_MAX_VIPS=256,
+        TG_LB_MAX_SERVICES=64,
+        TG_LB_MAX_BACKENDS=64,
+        TG_LB_MAX_FLOWS=4096,
+        TG_LB_MAX_CLIENTS=256,
+        TG_LB_MAX_RANGES=256,
+    )
+    return ensure_loaded(Places(state, loaded.maps.parent, state, state), sizes)
+
+
+@pytest.fixture
+def balancer(loaded_balancer: Loaded) -> Iterator[Balancer]:
+    """A balancer between two routers: 192.0.2.10 and 2001:db8:10::10, TCP and UDP port 80, go to backend 1, which is 10.9.0.1."""
+    with fresh_namespace():
+        sh("""
+        ip link set lo up
+        for name in up0 up1; do
+            ip link add $name type veth peer $name.peer
+            ip link set $name up
+            ip link set $name.peer up
+        done
+        sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
+        ip link set up0 address 02:74:67:00:00:01
+        ip link set up1 address 02:74:67:00:00:02
+        ip address add 172.30.0.11/24 dev up0
+        ip address add fd30::11/64 dev up0 nodad
+        ip address add 172.31.0.11/24 dev up1
+        ip neighbour add 172.30.0.1 dev up0 lladdr 02:00:00:00:00:fe nud permanent
+        ip neighbour add fd30::1 dev up0 lladdr 02:00:00:00:00:fe nud permanent
+        ip neighbour add 172.31.0.1 dev up1 lladdr 02:00:00:00:00:fd nud permanent
+        ip route add default via 172.30.0.1
+        ip route add default via fd30::1
+        ip route add 10.8.0.0/16 via 172.31.0.1
+        ip route add 10.7.0.0/16 via 172.30.0.77
+        """)
+        made = Balancer(loaded_balancer)
+        for address in ("192.0.2.10", "2001:db8:10::10"):
+            made.vip(address)
+            for proto in (TCP_, UDP_):
+                made.vip(address, 80, proto, service=1)
+        made.backend(1, "10.9.0.1")
+        made.service(1, [1] * 7)
+        yield made

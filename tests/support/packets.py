@@ -17,7 +17,7 @@ from tidegate.datapath import libbpf
 from tidegate.datapath.layout import Fields, fields
 from tidegate.datapath.order import mapped
 from tidegate.datapath.programs import Loaded
-from tidegate.datapath.tables.maps import MapTable
+from tidegate.datapath.tables.maps import MapTable, read_counters
 
 PASS, DROP, REDIRECT = -1, 2, 7
 
@@ -45,6 +45,9 @@ def frame(**fields: Any) -> Ether:
 class Harness:
     """The programs of one test, with empty maps."""
 
+    arrays: tuple[str, ...] = ("tg_config", "tg_counter")
+    counter = "tg_counter"
+
     def __init__(self, loaded: Loaded) -> None:
         self.layout = loaded.layout
         self.maps = {name: MapTable(loaded.maps / name, layout) for name, layout in loaded.layout.maps.items()}
@@ -54,7 +57,7 @@ class Harness:
     def clear(self) -> None:
         """Empty every map but the arrays."""
         for name, table in self.maps.items():
-            if name in ("tg_config", "tg_counter"):
+            if name in self.arrays:
                 continue
             for key in table.read():
                 table.drop(key)
@@ -69,25 +72,24 @@ class Harness:
 
     def counters(self) -> dict[str, int]:
         """Packets by reason."""
-        layout = self.layout.maps["tg_counter"]
-        fd = self.maps["tg_counter"]._fd
-        found = {}
-        for index, reason in enumerate(self.layout.reasons):
-            raw = libbpf.lookup(fd, index.to_bytes(4, "little"), layout.value.size) or b""
-            found[reason] = sum(struct.unpack(f"={len(raw) // 8}Q", raw))
-        return found
+        return read_counters(self.maps[self.counter]._fd, self.layout, self.counter)
 
     def run(self, program: str, packet: Packet | bytes, device: str = "pod0", mark: int = 0) -> Verdict:
         """Send one packet through a program as if it were on `device`."""
         context = bytearray(192)
         struct.pack_into("=I", context, 8, mark)
         struct.pack_into("=I", context, 40, socket.if_nametoindex(device))
+        verdict, reason, out, context_out = self.count(program, bytes(packet), bytes(context))
+        return Verdict(verdict, reason, Ether(out), struct.unpack_from("=I", context_out, 8)[0])
+
+    def count(self, program: str, packet: bytes, context: bytes) -> tuple[int, str, bytes, bytes]:
+        """Run once; return the verdict, the one reason that was counted, the packet and the context."""
         before = self.counters()
-        verdict, out, _, context_out = libbpf.prog_test_run(self.programs[program], bytes(packet), bytes(context))
+        verdict, out, _, context_out = libbpf.prog_test_run(self.programs[program], packet, context)
         after = self.counters()
         counted = [reason for reason in after if after[reason] != before[reason]]
         assert len(counted) == 1, f"a packet is counted exactly once, not {counted}"
-        return Verdict(verdict, counted[0], Ether(out), struct.unpack_from("=I", context_out, 8)[0])
+        return verdict, counted[0], out, context_out
 
 
 def with_right_checksums(packet: Packet) -> Packet:
