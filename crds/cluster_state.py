@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+from tidegate.crds.capture import PacketCaptureSpec
 from tidegate.crds.egress import PodSelection
+from tidegate.crds.lb import LoadBalancerSpec
 from tidegate.crds.meta import Model, ObjectMeta
 from tidegate.crds.routing import ClusterNetworkSpec
 
@@ -46,19 +48,40 @@ class EgressRule(Model):
     whenNoGateway: Literal["Drop", "Allow"] = "Drop"
 
 
+class BalancedService(Model):
+    """A LoadBalancer in force. `number`, 1..16383, names it in the kernel of every balancer."""
+
+    name: str
+    uid: str
+    number: int
+    spec: LoadBalancerSpec
+
+
+class OrderedCapture(Model):
+    """An accepted PacketCapture. `number`, 1..65534, names it in the kernel and in its files."""
+
+    name: str
+    uid: str
+    number: int
+    spec: PacketCaptureSpec
+
+
 class ClusterStateSpec(Model):
     """Shard `index` of `count` of one section; a section is complete when all its shards are there.
 
-    `lastNumber` (in `egress-0`) is the policy number given last, so that a deleted policy's number is not reused soon.
+    `lastNumber` (in shard 0 of a section whose items have numbers) is the number given last, so that a deleted item's is
+    not reused soon.
     """
 
-    section: Literal["network", "peers", "egress"]
+    section: Literal["network", "peers", "egress", "lb", "capture"]
     index: int = 0
     count: int = 1
     network: ClusterNetworkSpec | None = None
     clusterCIDRs: Sequence[str] = ()
     peers: Sequence[Peer] = ()
     egress: Sequence[EgressRule] = ()
+    services: Sequence[BalancedService] = ()
+    captures: Sequence[OrderedCapture] = ()
     lastNumber: int = 0
 
 
