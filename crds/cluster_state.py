@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from tidegate.crds.capture import PacketCaptureSpec
@@ -30,15 +30,20 @@ class RuleGateway(Model):
     interface: str = ""
 
 
-class EgressRule(Model):
-    """An accepted EgressPolicy. `number` is its offset from the tunnel's `vniBase`, 1..2^20, never reused soon.
-
-    `created` orders policies of equal priority; no gateway at all means `whenNoGateway`.
-    """
+class Numbered(Model):
+    """What an accepted resource is on the wire, at least; kernels know it by its number, which is never reused soon."""
 
     name: str
     uid: str
     number: int
+
+
+class EgressRule(Numbered):
+    """An accepted EgressPolicy. `number` is its offset from the tunnel's `vniBase`, 1..2^20.
+
+    `created` orders policies of equal priority; no gateway at all means `whenNoGateway`.
+    """
+
     selectors: Sequence[PodSelection]
     destinationCIDRs: Sequence[str]
     created: str = ""
@@ -48,21 +53,15 @@ class EgressRule(Model):
     whenNoGateway: Literal["Drop", "Allow"] = "Drop"
 
 
-class BalancedService(Model):
+class BalancedService(Numbered):
     """A LoadBalancer in force. `number`, 1..16383, names it in the kernel of every balancer."""
 
-    name: str
-    uid: str
-    number: int
     spec: LoadBalancerSpec
 
 
-class OrderedCapture(Model):
+class OrderedCapture(Numbered):
     """An accepted PacketCapture. `number`, 1..65534, names it in the kernel and in its files."""
 
-    name: str
-    uid: str
-    number: int
     spec: PacketCaptureSpec
 
 
@@ -83,6 +82,13 @@ class ClusterStateSpec(Model):
     services: Sequence[BalancedService] = ()
     captures: Sequence[OrderedCapture] = ()
     lastNumber: int = 0
+
+
+def numbered(spec: ClusterStateSpec) -> Iterator[Numbered]:
+    """Yield every item of a shard that has a number."""
+    yield from spec.egress
+    yield from spec.services
+    yield from spec.captures
 
 
 class ClusterState(Model):

@@ -100,3 +100,12 @@ class LoadBalancer(Model):
     metadata: ObjectMeta
     spec: LoadBalancerSpec
     status: LoadBalancerStatus = LoadBalancerStatus()
+
+
+def name_backend(address: str, port: int) -> str:
+    """Write a backend as tables sort and hash it, and as receipts name it.
+
+    >>> name_backend("2001:db8::1", 80)
+    '[2001:db8::1]:80'
+    """
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
-from math import isqrt
+
+from tidegate.crds.primes import is_prime, next_prime
 
 NONE = 0xFFFFFFFF
 """A slot without a backend: every slot, when no backend has a weight."""
@@ -139,18 +140,6 @@ def moved(before: Table, after: Table) -> dict[str, Moved]:
     return {name: Moved(lost.get(name, 0), gained.get(name, 0)) for name in sorted({*before.names, *after.names})}
 
 
-def is_prime(number: int) -> bool:
-    """Tell whether `number` is a prime, by division: sizes are small."""
-    return number > 1 and all(number % divisor for divisor in range(2, isqrt(number) + 1))
-
-
-def next_prime(number: int) -> int:
-    """Return the smallest prime that is not below `number`."""
-    while not is_prime(number):
-        number += 1
-    return number
-
-
 def _hashes(name: str, seed: str) -> tuple[int, int]:
     raw = hashlib.blake2b(name.encode(), digest_size=16, key=seed.encode(), person=_PERSON).digest()
     return int.from_bytes(raw[:8], "little"), int.from_bytes(raw[8:], "little")
@@ -165,12 +154,3 @@ def _fastest() -> Fill:
 
 
 FILL: Fill = _fastest()
-
-
-def name_backend(address: str, port: int) -> str:
-    """Write a backend as tables sort and hash it.
-
-    >>> name_backend("2001:db8::1", 80)
-    '[2001:db8::1]:80'
-    """
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

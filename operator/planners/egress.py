@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Container
 from dataclasses import replace
 
 from msgspec import structs
 
 from tidegate.crds.cluster_state import EgressRule
-from tidegate.crds.egress import EgressPolicy
 from tidegate.operator.cluster import Cluster
 from tidegate.operator.plan import Plan, Verdict
-from tidegate.operator.planners import egress_accept, egress_gateways, egress_shadow
+from tidegate.operator.planners import egress_accept, egress_gateways, egress_shadow, numbers
 
 NUMBERS = 1 << 20
 """Policy numbers are 1..2^20: they are added to the tunnel's vniBase, and a VNI has 24 bits."""
@@ -20,7 +19,9 @@ NUMBERS = 1 << 20
 def plan(cluster: Cluster, plan: Plan) -> Plan:
     """Fill in the rules, the addresses that nodes hold, and the policies' verdicts."""
     accepted, refusals = egress_accept.accept(cluster, plan)
-    numbers, last = _numbers(cluster, accepted)
+    published = {rule.uid: rule.number for shard in cluster.shards.values() for rule in shard.spec.egress}
+    last = max((shard.spec.lastNumber for shard in cluster.shards.values() if shard.spec.section == "egress"), default=0)
+    given, last = numbers.allot([policy.metadata.uid for policy in accepted], published, last, NUMBERS)
     holding = egress_gateways.hold(cluster, accepted)
     shadows = egress_shadow.shadows(accepted)
     verdicts = {f"EgressPolicy/{name}": Verdict(finding) for name, finding in refusals.items()}
@@ -33,7 +34,7 @@ def plan(cluster: Cluster, plan: Plan) -> Plan:
             EgressRule(
                 name=name,
                 uid=policy.metadata.uid,
-                number=numbers[policy.metadata.uid],
+                number=given[policy.metadata.uid],
                 selectors=policy.spec.selectors,
                 destinationCIDRs=policy.spec.destinationCIDRs,
                 excludedCIDRs=policy.spec.excludedCIDRs,
@@ -59,21 +60,3 @@ def _stopped(cluster: Cluster, refused: Container[str]) -> list[EgressRule]:
     """What was in force of policies that an edit made unacceptable: their pods must not leave with the node's address."""
     published = [rule for shard in cluster.shards.values() for rule in shard.spec.egress]
     return [structs.replace(rule, gateways=(), whenNoGateway="Drop") for rule in published if rule.uid in refused]
-
-
-def _numbers(cluster: Cluster, policies: Sequence[EgressPolicy]) -> tuple[dict[str, int], int]:
-    """Give each policy's uid its number: the one it has, or the next after the last one given."""
-    published = {rule.uid: rule.number for shard in cluster.shards.values() for rule in shard.spec.egress}
-    wanted = {policy.metadata.uid for policy in policies}
-    numbers = {uid: number for uid, number in published.items() if uid in wanted}
-    # Numbers of policies that were deleted a moment ago are still on their way through the tunnels.
-    taken = set(published.values())
-    last = max((shard.spec.lastNumber for shard in cluster.shards.values()), default=0)
-    for policy in policies:
-        if policy.metadata.uid not in numbers:
-            last = last % NUMBERS + 1
-            while last in taken:
-                last = last % NUMBERS + 1
-            numbers[policy.metadata.uid] = last
-            taken.add(last)
-    return numbers, last
