@@ -95,6 +95,8 @@ class Agent:
             cluster_cidrs=sections.cluster_cidrs,
             peers=sections.peers,
             rules=sections.rules,
+            services=sections.services,
+            captures=sections.captures,
             state=own.spec,
             state_generation=own.metadata.generation,
             shards={state.metadata.name: state.metadata.generation for state in self._shards.items.values()},

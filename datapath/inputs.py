@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from tidegate.crds.cluster_state import ClusterState, EgressRule, Peer
+from tidegate.crds.cluster_state import BalancedService, ClusterState, EgressRule, OrderedCapture, Peer
 from tidegate.crds.meta import Model, ObjectMeta
 from tidegate.crds.node_state import NodeStateSpec
 from tidegate.crds.routing import ClusterNetworkSpec
@@ -55,6 +55,8 @@ class Inputs(Model):
     node_labels: Mapping[str, str]
     namespaces: Mapping[str, Mapping[str, str]]
     pods: Mapping[str, KnownPod]
+    services: Sequence[BalancedService] = ()
+    captures: Sequence[OrderedCapture] = ()
 
 
 class Sections(Model):
@@ -64,11 +66,16 @@ class Sections(Model):
     cluster_cidrs: Sequence[str]
     peers: Sequence[Peer]
     rules: Sequence[EgressRule]
+    services: Sequence[BalancedService]
+    captures: Sequence[OrderedCapture]
+
+
+SECTIONS = ("network", "peers", "egress", "lb", "capture")
 
 
 def join_shards(states: Iterable[ClusterState]) -> Sections | None:
     """Join all shards; None while one of them is missing, since half a picture must never be applied."""
-    by_section: dict[str, dict[int, ClusterState]] = {"network": {}, "peers": {}, "egress": {}}
+    by_section: dict[str, dict[int, ClusterState]] = {section: {} for section in SECTIONS}
     for state in states:
         by_section[state.spec.section][state.spec.index] = state
     for shards in by_section.values():
@@ -81,6 +88,8 @@ def join_shards(states: Iterable[ClusterState]) -> Sections | None:
         cluster_cidrs=first.clusterCIDRs,
         peers=[peer for _, state in sorted(by_section["peers"].items()) for peer in state.spec.peers],
         rules=[rule for _, state in sorted(by_section["egress"].items()) for rule in state.spec.egress],
+        services=[service for _, state in sorted(by_section["lb"].items()) for service in state.spec.services],
+        captures=[capture for _, state in sorted(by_section["capture"].items()) for capture in state.spec.captures],
     )
 
 
@@ -100,6 +109,8 @@ def order(node: str, inputs: Inputs, endpoints: Iterable[Endpoint]) -> Order:
         cluster_cidrs=tuple(inputs.cluster_cidrs),
         peers=tuple(inputs.peers),
         rules=tuple(inputs.rules),
+        services=tuple(each for each in inputs.services if each.spec.nodeSelector.matches(inputs.node_labels)),
+        captures=tuple(each for each in inputs.captures if each.spec.nodeSelector.matches(inputs.node_labels)),
         state=inputs.state,
         node_labels=inputs.node_labels,
         pods=tuple(_local_pod(inputs, endpoint) for endpoint in endpoints),
