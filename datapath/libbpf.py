@@ -111,6 +111,18 @@ def update(map_fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
     call("bpf_map_update_elem", map_fd, key, value, flags)
 
 
+MAP_ARRAY = 2
+F_MMAPABLE = 1 << 10
+F_INNER_MAP = 1 << 12
+
+
+def map_create(kind: int, name: str, sizes: tuple[int, int], max_entries: int, flags: int) -> int:
+    """Make a map of `sizes` (key, value) bytes; return a file descriptor that the caller closes."""
+    options = ctypes.create_string_buffer(64)  # `struct bpf_map_create_opts` (libbpf 0.7): size, five words, flags
+    struct.pack_into("=Q6I", options, 0, len(options), 0, 0, 0, 0, 0, flags)
+    return call("bpf_map_create", kind, name.encode(), *sizes, max_entries, options)
+
+
 def delete(map_fd: int, key: bytes) -> None:
     """Remove `key`; already gone is a success."""
     try:
@@ -135,6 +147,32 @@ def items(map_fd: int, key_size: int, value_size: int) -> Iterator[tuple[bytes, 
         value = lookup(map_fd, key, value_size)
         if value is not None:
             yield key, value
+
+
+def map_by_id(number: int) -> int:
+    """Open a map by its id, as an outer map names its inner ones; return a file descriptor that the caller closes."""
+    return call("bpf_map_get_fd_by_id", number)
+
+
+def batches(map_fd: int, key_size: int, value_size: int, length: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+    """Yield all keys and all values, many at a time (kernel 5.6; hashes and arrays)."""
+    keys, values = ctypes.create_string_buffer(key_size * length), ctypes.create_string_buffer(value_size * length)
+    # The cursor is the kernel's own: a bucket's number for hashes, a key for arrays.
+    cursor, count = ctypes.create_string_buffer(max(key_size, 4)), ctypes.c_uint32()
+    before = None
+    while True:
+        count.value = length
+        is_last = False
+        try:
+            call("bpf_map_lookup_batch", map_fd, before, cursor, keys, values, ctypes.byref(count), None)
+        except BpfError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            is_last = True
+        yield keys.raw[: key_size * count.value], values.raw[: value_size * count.value]
+        if is_last:
+            return
+        before = ctypes.create_string_buffer(cursor.raw, len(cursor))
 
 
 class _TestRun(ctypes.Structure):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
+from operator import ne
 
 from tidegate.crds.primes import is_prime, next_prime
 
@@ -138,6 +140,36 @@ def moved(before: Table, after: Table) -> dict[str, Moved]:
             if new != NONE:
                 gained[after.names[new]] = gained.get(after.names[new], 0) + 1
     return {name: Moved(lost.get(name, 0), gained.get(name, 0)) for name in sorted({*before.names, *after.names})}
+
+
+def share_moved(before: array[int], after: array[int], *, is_same_seed: bool) -> float:
+    """Return the part of all flows, 0 to 1, that `after` sends elsewhere; both tables hold numbers of backends.
+
+    A flow's slot is its hash scaled to the size of the table. With tables of different sizes the hash is followed through
+    the boundaries of both; with another seed each flow has another hash, and only the shares of the backends count.
+    """
+    one, other = len(before), len(after)
+    if not is_same_seed:
+        counts, others = Counter(before), Counter(after)
+        return 1 - sum(count * others[number] for number, count in counts.items()) / (one * other)
+    if one == other:
+        return int(sum(map(ne, before, after))) / one
+    moved = at = left = right = 0
+    while left < one:
+        # In units of 1 / (one * other) of the hash's range, so that nothing is rounded.
+        until = min((left + 1) * other, (right + 1) * one)
+        if before[left] != after[right]:
+            moved += until - at
+        at = until
+        left, right = at // other, at // one
+    return moved / (one * other)
+
+
+def translate(slots: array[int], ids: array[int]) -> array[int]:
+    """Return a table's slots with each backend's id in place of its index, and 0 where there is none."""
+    if not ids:
+        return array("I", bytes(4 * len(slots)))
+    return array("I", [ids[slot] for slot in slots])
 
 
 def _hashes(name: str, seed: str) -> tuple[int, int]:

@@ -44,7 +44,10 @@ class LocalPod:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The operator's order for `node`, of services and captures those that it has to do with, and the node's pods."""
+    """The operator's order for `node`, of services and captures those that it has to do with, and the node's pods.
+
+    `dead` has for each service's name the backends, by name, that the health checks have taken out.
+    """
 
     node: str
     network: ClusterNetworkSpec = field(default_factory=ClusterNetworkSpec)
@@ -56,6 +59,7 @@ class Order:
     pods: tuple[LocalPod, ...] = ()
     services: tuple[BalancedService, ...] = ()
     captures: tuple[OrderedCapture, ...] = ()
+    dead: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def own_addresses(self) -> tuple[Address, ...]:

@@ -166,3 +166,36 @@ def test_the_c_fill_refuses_other_numbers() -> None:
         fast.fill(array("Q", [0]), array("I", [1]), array("I", [1]), array("I", [0]) * 13)
     with pytest.raises(BufferError):
         fast.fill(array("I", [0]), array("I", [1]), array("I", [1]), bytes(52))
+
+
+def simulated(before: array[int], after: array[int], flows: int = 20011) -> float:
+    """The share of evenly spread flows that another backend gets, slot by scaled hash as the kernel does it."""
+    return sum(before[h * len(before) // flows] != after[h * len(after) // flows] for h in range(flows)) / flows
+
+
+@given(weights, weights, sizes, sizes)
+def test_share_moved_is_what_flows_see(before: dict[str, int], after: dict[str, int], one: int, other: int) -> None:
+    """Also where the size changes."""
+    names = {name: number + 1 for number, name in enumerate(sorted({*before, *after}))}
+    old, new = (
+        maglev.translate(table.slots, array("I", [names[name] for name in table.names]))
+        for table in (maglev.build(before, one, ""), maglev.build(after, other, ""))
+    )
+    expected = maglev.share_moved(old, new, is_same_seed=True)
+    assert abs(expected - simulated(old, new)) < 2 * (one + other) / 20011
+    if one == other:
+        counted = sum(left != right for left, right in zip(old, new, strict=True))
+        assert round(expected * one) == counted
+
+
+def test_another_seed_moves_all_but_what_chance_leaves() -> None:
+    """Two backends of equal weight: half of the flows stay by chance."""
+    half = array("I", [1, 2] * 500)
+    assert maglev.share_moved(half, half, is_same_seed=True) == 0
+    assert maglev.share_moved(half, half, is_same_seed=False) == pytest.approx(0.5)
+
+
+def test_translation() -> None:
+    """Indexes become ids; where there is no backend the id is 0."""
+    assert list(maglev.translate(array("I", [1, 0, 1]), array("I", [7, 9]))) == [9, 7, 9]
+    assert list(maglev.translate(maglev.build({}, 3, "").slots, array("I"))) == [0, 0, 0]
