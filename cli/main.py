@@ -12,7 +12,7 @@ from importlib import import_module
 # double the agent's memory.
 SUBCOMMANDS = {
     "operator": ("tidegate.operator.main", "decide what the nodes shall be, and publish it"),
-    "agent": ("tidegate.datapath.main", "make this node what it shall be"),
+    "agent": ("tidegate.cli.agent", "make this node what it shall be"),
     "lab": ("tidegate.cli.lab", "run a whole Kubernetes in network namespaces on this machine"),
     "explain": ("tidegate.cli.explain", "say what would be decided for the resources in yaml files"),
 }

@@ -6,18 +6,21 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import structlog
 
 from tidegate.crds.cluster_state import BalancedService, ClusterState, EgressRule, OrderedCapture, Peer
 from tidegate.crds.meta import Model, ObjectMeta
-from tidegate.crds.node_state import NodeStateSpec
+from tidegate.crds.node_state import NodeState, NodeStateSpec
 from tidegate.crds.routing import ClusterNetworkSpec
 from tidegate.datapath.cni.endpoints import Endpoint
 from tidegate.datapath.order import LocalPod, Order
 
 log = structlog.get_logger()
+
+Kept = TypeVar("Kept", bound=Model)
 
 _MIRROR = "kubernetes.io/config.mirror"
 
@@ -43,7 +46,7 @@ class KnownPod(Model):
 
 
 class Inputs(Model):
-    """Everything but the pods' sandboxes, which the agent makes itself."""
+    """Everything but the pods' sandboxes, which the agent makes itself; `dead` backends by service are its own finding."""
 
     network: ClusterNetworkSpec
     cluster_cidrs: Sequence[str]
@@ -57,6 +60,7 @@ class Inputs(Model):
     pods: Mapping[str, KnownPod]
     services: Sequence[BalancedService] = ()
     captures: Sequence[OrderedCapture] = ()
+    dead: Mapping[str, Sequence[str]] = {}
 
 
 class Sections(Model):
@@ -93,6 +97,32 @@ def join_shards(states: Iterable[ClusterState]) -> Sections | None:
     )
 
 
+def join(
+    sections: Sections,
+    own: NodeState,
+    shards: Iterable[ClusterState],
+    *,
+    node_labels: Mapping[str, str],
+    namespaces: Mapping[str, Mapping[str, str]],
+    pods: Mapping[str, KnownPod],
+) -> Inputs:
+    """Put a whole picture together; `own` is this node's NodeState, and `sections` was joined from `shards`."""
+    return Inputs(
+        network=sections.network,
+        cluster_cidrs=sections.cluster_cidrs,
+        peers=sections.peers,
+        rules=sections.rules,
+        services=sections.services,
+        captures=sections.captures,
+        state=own.spec,
+        state_generation=own.metadata.generation,
+        shards={shard.metadata.name: shard.metadata.generation for shard in shards},
+        node_labels=node_labels,
+        namespaces=namespaces,
+        pods=pods,
+    )
+
+
 def known_pods(pods: Mapping[str, Labelled]) -> dict[str, KnownPod]:
     """Reduce pods to what selects them, by namespace/name."""
     return {
@@ -113,6 +143,7 @@ def order(node: str, inputs: Inputs, endpoints: Iterable[Endpoint]) -> Order:
         captures=tuple(each for each in inputs.captures if each.spec.nodeSelector.matches(inputs.node_labels)),
         state=inputs.state,
         node_labels=inputs.node_labels,
+        dead={name: frozenset(found) for name, found in inputs.dead.items()},
         pods=tuple(_local_pod(inputs, endpoint) for endpoint in endpoints),
     )
 
@@ -133,24 +164,24 @@ def _local_pod(inputs: Inputs, endpoint: Endpoint) -> LocalPod:
     )
 
 
-def save(path: Path, inputs: Inputs) -> None:
+def save(path: Path, kept: Model) -> None:
     """Write the file in one step; a crash leaves the old one."""
     temporary = path.with_suffix(".new")
     with temporary.open("wb") as file:
-        file.write(msgspec.json.encode(inputs))
+        file.write(msgspec.json.encode(kept))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
-def load(path: Path) -> Inputs | None:
-    """Read the file; None if there is none. A corrupt one is set aside: the API server has it all."""
+def load(path: Path, kind: type[Kept]) -> Kept | None:
+    """Read the file; None if there is none. A corrupt one is set aside: the source has it all."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Inputs)
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:
         aside = path.with_suffix(".corrupt")
         path.replace(aside)
-        log.warning("saved order is corrupt and was set aside", path=str(aside), reason=str(error))
+        log.warning("what was saved is corrupt and was set aside", path=str(aside), reason=str(error))
         return None

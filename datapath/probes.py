@@ -60,7 +60,9 @@ class Prober:
         self._remembered = {}
 
     def dead(self) -> dict[str, tuple[str, ...]]:
-        """Return for each service with dead backends those that leave its table, sorted."""
+        """Return for each service with dead backends those that leave its table, sorted; before `want` those remembered."""
+        if self._remembered:
+            return {name: tuple(sorted(names)) for name, names in self._remembered.items()}
         found = {name: tuple(sorted(self._out(service))) for name, service in self._services.items()}
         return {name: names for name, names in found.items() if names}
 

@@ -41,19 +41,24 @@ def lower(order: Order, facts: Facts) -> Iterator[Row]:
     # Two services may share an address: its own row belongs to the one of the lower number.
     addressed: set[Address] = set()
     for service in sorted(order.services, key=lambda each: each.number):
-        owner = f"LoadBalancer/{service.name}"
+        serves = owner(service)
         for backend in service.spec.backends:
-            yield Row("tg_backend", backend_key(backend), fields(), owner)
+            yield Row("tg_backend", backend_key(backend), fields(), serves)
         for family in families(service.spec):
-            yield Row("tg_service", index(service, family), _service(service, family, order, own), owner)
-            yield from _ranges(service, family, owner)
+            yield Row("tg_service", index(service, family), _service(service, family, order, own), serves)
+            yield from _ranges(service, family, serves)
         for frontend in service.spec.frontends:
             address = ip_address(frontend.address)
             number = index(service, address.version)
             if address not in addressed:
                 addressed.add(address)
-                yield _vip(address, 0, 0, number, owner)
-            yield _vip(address, frontend.port, _PROTOCOLS[frontend.protocol], number, owner)
+                yield _vip(address, 0, 0, number, serves)
+            yield _vip(address, frontend.port, _PROTOCOLS[frontend.protocol], number, serves)
+
+
+def owner(service: BalancedService) -> str:
+    """Name the resource that a service's rows serve."""
+    return f"LoadBalancer/{service.name}"
 
 
 def index(service: BalancedService, version: int) -> int:

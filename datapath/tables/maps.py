@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -89,3 +90,8 @@ class ArrayTable(HashTable):
     def drop(self, key: Fields) -> None:
         """Set the row to zero."""
         self.put(key, ())
+
+    def __len__(self) -> int:
+        """Return how many rows there can be."""
+        # struct bpf_map_info: type, id, key_size, value_size, max_entries.
+        return int(struct.unpack_from("=5I", libbpf.info(self._fd))[4])

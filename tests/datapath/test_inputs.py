@@ -99,9 +99,9 @@ def test_unknown_namespace() -> None:
 def test_kept_on_disk(tmp_path: Path) -> None:
     """What was saved is read again; a corrupt file is set aside and reads as none."""
     path = tmp_path / "inputs.json"
-    assert inputs.load(path) is None
+    assert inputs.load(path, Inputs) is None
     inputs.save(path, heard(web=KnownPod(uid="1")))
-    assert inputs.load(path) == heard(web=KnownPod(uid="1"))
+    assert inputs.load(path, Inputs) == heard(web=KnownPod(uid="1"))
     path.write_bytes(path.read_bytes()[:-9])
-    assert inputs.load(path) is None
+    assert inputs.load(path, Inputs) is None
     assert (tmp_path / "inputs.corrupt").exists()
