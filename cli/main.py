@@ -14,6 +14,7 @@ SUBCOMMANDS = {
     "operator": ("tidegate.operator.main", "decide what the nodes shall be, and publish it"),
     "agent": ("tidegate.cli.agent", "make this node what it shall be"),
     "lab": ("tidegate.cli.lab", "run a whole Kubernetes in network namespaces on this machine"),
+    "lb": ("tidegate.cli.lb", "say how load balancers are, and what a change would move"),
     "explain": ("tidegate.cli.explain", "say what would be decided for the resources in yaml files"),
 }
 

@@ -14,7 +14,7 @@ from tidegate.datapath.lower import DEPENDENCY_ORDER, lower
 from tidegate.datapath.order import Order
 from tidegate.datapath.owned import Places
 from tidegate.datapath.programs import Loaded
-from tidegate.datapath.table import Receipt, Table, reconcile
+from tidegate.datapath.table import Failed, Receipt, Table, reconcile
 from tidegate.datapath.tables.announcements import AnnouncementTable
 from tidegate.datapath.tables.links import LinkTable
 from tidegate.datapath.tables.maps import ArrayTable, MapTable
@@ -83,6 +83,9 @@ class Kernel:
         receipt = reconcile(self._tables(order), lower(order, facts), may_drop=may_drop)
         if self.balancer is not None:
             receipt.add(self.balancer.apply(order, facts, may_drop=may_drop))
+        else:
+            lost = "this agent was started without a load balancer"
+            receipt.failures += [Failed(f"LoadBalancer/{each.name}", "lb", "", lost) for each in order.services]
         return facts, receipt
 
     def clear(self, order: Order) -> Receipt:
