@@ -128,7 +128,7 @@ def _service(service: BalancedService, family: int, order: Order, own: dict[int,
             size=spec.tableSize,
             seed=maglev.flow_seed(spec.hashSeed),
             flags=_flags(spec),
-            affinity_s=spec.sessionAffinity.timeoutSeconds if spec.sessionAffinity else 0,
+            affinity_s=_ticks(spec.sessionAffinity.timeoutSeconds) if spec.sessionAffinity else 0,
             digest=recipe.digest,
             source4=source4,
             source6=source6,
@@ -137,6 +137,11 @@ def _service(service: BalancedService, family: int, order: Order, own: dict[int,
         ),
         recipe,
     )
+
+
+def _ticks(seconds: int) -> int:
+    """Return the least time in the kernel's units, 2^30 ns, that is no less than `seconds`."""
+    return -(-seconds * 10**9 >> 30)
 
 
 def _flags(spec: LoadBalancerSpec) -> int:

@@ -110,9 +110,11 @@ def test_flags(changes: dict[str, Any], flags: int) -> None:
     assert row_of(rows("tg_service", service(**changes))[10]).get("flags", 0) == flags
 
 
-def test_affinity_lasts_as_long_as_asked() -> None:
-    """Seconds of silence, or nothing."""
-    assert row_of(rows("tg_service", service(sessionAffinity=SessionAffinity(timeoutSeconds=60)))[10])["affinity_s"] == 60
+@pytest.mark.parametrize("seconds", [1, 60, 10800, 86400])
+def test_affinity_lasts_as_long_as_asked(seconds: int) -> None:
+    """No less than that, and not a whole unit of 2^30 ns more; or nothing."""
+    found = row_of(rows("tg_service", service(sessionAffinity=SessionAffinity(timeoutSeconds=seconds)))[10])["affinity_s"]
+    assert (found - 1) * 2**30 < seconds * 10**9 <= found * 2**30
     assert "affinity_s" not in row_of(rows("tg_service", service())[10])
 
 
