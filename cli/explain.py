@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from tidegate.crds.cluster_state import numbered
 from tidegate.crds.meta import ObjectMeta
 from tidegate.crds.node_state import NodeState, NodeStateStatus
 from tidegate.operator import documents, verdicts, wire
@@ -53,7 +54,7 @@ def explain(resources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     cluster = documents.cluster(resources)
     plan = reconcile(cluster)
     shards = wire.shards(cluster, plan)
-    marks = {rule.uid: (name, 0) for name, shard in shards.items() for rule in shard.egress} | {"network": ("network-0", 0)}
+    marks = {item.uid: (name, 0) for name, shard in shards.items() for item in numbered(shard)} | {"network": ("network-0", 0)}
     found = verdicts.statuses(_obeyed(cluster, plan), plan, marks, datetime.now(UTC))
     answer: dict[str, Any] = {
         "orders": {name: msgspec.to_builtins(spec) for name, spec in wire.orders(cluster, plan).items()},
@@ -61,6 +62,8 @@ def explain(resources: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         "network": msgspec.to_builtins(plan.network),
         "peers": [msgspec.to_builtins(peer) for peer in plan.peers],
         "egress": [msgspec.to_builtins(rule) for rule in plan.rules],
+        "services": [msgspec.to_builtins(service) for service in plan.services],
+        "captures": [msgspec.to_builtins(capture) for capture in plan.captures],
         "conditions": {
             key: {each.type: f"{each.status} {each.reason}: {each.message}" for each in status.conditions}
             for key, status in found.items()

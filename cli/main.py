@@ -12,8 +12,9 @@ from importlib import import_module
 # double the agent's memory.
 SUBCOMMANDS = {
     "operator": ("tidegate.operator.main", "decide what the nodes shall be, and publish it"),
-    "agent": ("tidegate.datapath.main", "make this node what it shall be"),
+    "agent": ("tidegate.cli.agent", "make this node what it shall be"),
     "lab": ("tidegate.cli.lab", "run a whole Kubernetes in network namespaces on this machine"),
+    "lb": ("tidegate.cli.lb", "say how load balancers are, and what a change would move"),
     "explain": ("tidegate.cli.explain", "say what would be decided for the resources in yaml files"),
 }
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
+from tidegate.crds.capture import PacketCaptureSpec
 from tidegate.crds.egress import PodSelection
+from tidegate.crds.lb import LoadBalancerSpec
 from tidegate.crds.meta import Model, ObjectMeta
 from tidegate.crds.routing import ClusterNetworkSpec
 
@@ -32,16 +34,21 @@ class RuleGateway(Model):
     interface: str = ""
 
 
-class EgressRule(Model):
-    """An accepted EgressPolicy. `number` is its offset from the tunnel's `vniBase`, 1..2^20, never reused soon.
+class Numbered(Model):
+    """What an accepted resource is on the wire, at least; kernels know it by its number, which is never reused soon."""
+
+    name: str
+    uid: str
+    number: int
+
+
+class EgressRule(Numbered):
+    """An accepted EgressPolicy. `number` is its offset from the tunnel's `vniBase`, 1..2^20.
 
     `entryNumbers` are those of its second and later `gateways` entries; `number` is also that of the first. `created`
     orders policies of equal priority; no gateway at all means `whenNoGateway`.
     """
 
-    name: str
-    uid: str
-    number: int
     selectors: Sequence[PodSelection]
     destinationCIDRs: Sequence[str]
     entryNumbers: Sequence[int] = ()
@@ -52,20 +59,42 @@ class EgressRule(Model):
     whenNoGateway: Literal["Drop", "Allow"] = "Drop"
 
 
+class BalancedService(Numbered):
+    """A LoadBalancer in force. `number`, 1..16383, names it in the kernel of every balancer."""
+
+    spec: LoadBalancerSpec
+
+
+class OrderedCapture(Numbered):
+    """An accepted PacketCapture. `number`, 1..65534, names it in the kernel and in its files."""
+
+    spec: PacketCaptureSpec
+
+
 class ClusterStateSpec(Model):
     """Shard `index` of `count` of one section; a section is complete when all its shards are there.
 
-    `lastNumber` (in `egress-0`) is the policy number given last, so that a deleted policy's number is not reused soon.
+    `lastNumber` (in shard 0 of a section whose items have numbers) is the number given last, so that a deleted item's is
+    not reused soon.
     """
 
-    section: Literal["network", "peers", "egress"]
+    section: Literal["network", "peers", "egress", "lb", "capture"]
     index: int = 0
     count: int = 1
     network: ClusterNetworkSpec | None = None
     clusterCIDRs: Sequence[str] = ()
     peers: Sequence[Peer] = ()
     egress: Sequence[EgressRule] = ()
+    services: Sequence[BalancedService] = ()
+    captures: Sequence[OrderedCapture] = ()
     lastNumber: int = 0
+
+
+def numbered(spec: ClusterStateSpec) -> Iterator[Numbered]:
+    """Yield every item of a shard that has a number."""
+    yield from spec.egress
+    yield from spec.services
+    yield from spec.captures
 
 
 class ClusterState(Model):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from tidegate.crds.meta import Model, ObjectMeta
 
@@ -51,6 +52,31 @@ class PolicyReceipt(Model):
     matchedPods: int = 0
 
 
+class ServiceReceipt(Model):
+    """What a balancer says of one LoadBalancer: backends that fail its checks, and what the last change of the table moved.
+
+    `connections` are those begun since the maps were made; `lastChange` is a time as in conditions.
+    """
+
+    name: str
+    unhealthy: Sequence[str] = ()
+    connections: int = 0
+    slotsMoved: int = 0
+    lastChange: str = ""
+
+
+class CaptureReceipt(Model):
+    """What a node says of one PacketCapture."""
+
+    name: str
+    state: Literal["Running", "Finished", "QuotaReached", "Failed"] = "Running"
+    matched: int = 0
+    written: int = 0
+    lost: int = 0
+    files: Sequence[str] = ()
+    message: str = ""
+
+
 class NodeStateStatus(Model):
     """The receipt. `observedShards` maps each ClusterState's name to the generation that is in the kernel."""
 
@@ -62,6 +88,8 @@ class NodeStateStatus(Model):
     interfaces: Sequence[InterfaceFact] = ()
     heldAddresses: Sequence[str] = ()
     policies: Sequence[PolicyReceipt] = ()
+    services: Sequence[ServiceReceipt] = ()
+    captures: Sequence[CaptureReceipt] = ()
     failures: Sequence[Failure] = ()
     podAddresses: int = 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -12,21 +13,21 @@ from typing import Any
 import msgspec
 import structlog
 
-from tidegate.crds.cluster_state import ClusterState
 from tidegate.crds.meta import API_VERSION
 from tidegate.crds.node_state import Failure as FailureReceipt
-from tidegate.crds.node_state import InterfaceFact, NodeState, NodeStateStatus, PolicyReceipt
+from tidegate.crds.node_state import InterfaceFact, NodeStateStatus, PolicyReceipt, ServiceReceipt
 from tidegate.datapath import inputs as inputs_module
 from tidegate.datapath.cni.endpoints import Endpoint
 from tidegate.datapath.cni.pods import ProgrammingFailed
 from tidegate.datapath.facts import Facts
-from tidegate.datapath.inputs import Inputs, Labelled
+from tidegate.datapath.inputs import Inputs
 from tidegate.datapath.kernel import Kernel
 from tidegate.datapath.lowering.egress import matching
 from tidegate.datapath.order import Order
+from tidegate.datapath.probes import Prober
+from tidegate.datapath.source import SourceMaker
 from tidegate.datapath.table import Receipt
-from tidegate.kube.client import ApiError, Client
-from tidegate.kube.watch import Reflector
+from tidegate.kube.client import ApiError
 
 log = structlog.get_logger()
 
@@ -57,35 +58,22 @@ class _Done:
 class Agent:
     """Everything that outlives one pass. `changed` may be called at any time from the event loop."""
 
-    def __init__(self, node: str, kernel: Kernel, client: Client, endpoints: Callable[[], Sequence[Endpoint]]) -> None:
+    def __init__(self, node: str, kernel: Kernel, make_source: SourceMaker, endpoints: Callable[[], Sequence[Endpoint]]) -> None:
         self.node = node
         self.kernel = kernel
         self.facts: Facts | None = None
         self.order: Order | None = None
         self.receipt = Receipt()
         self.passes = 0
-        self._client = client
         self._endpoints = endpoints
         self._wake = asyncio.Event()
         self._report = asyncio.Event()
         self._done: _Done | None = None
         self._passed = asyncio.Condition()
-        self._saved: Inputs | None = inputs_module.load(kernel.places.state / "inputs.json")
+        self._saved: Inputs | None = inputs_module.load(kernel.places.state / "inputs.json", Inputs)
         self._published: bytes = b""
-        self._states = Reflector(
-            client, "/apis/tidegate.io/v1alpha1/nodestates", NodeState, self.changed, field_selector=f"metadata.name={node}"
-        )
-        self._shards = Reflector(client, "/apis/tidegate.io/v1alpha1/clusterstates", ClusterState, self.changed)
-        self._pods = Reflector(client, "/api/v1/pods", Labelled, self.changed, field_selector=f"spec.nodeName={node}")
-        self._namespaces = Reflector(client, "/api/v1/namespaces", Labelled, self.changed)
-        self._nodes = Reflector(client, "/api/v1/nodes", Labelled, self.changed, field_selector=f"metadata.name={node}")
-        self.reflectors: tuple[Reflector[Any], ...] = (
-            self._states,
-            self._shards,
-            self._pods,
-            self._namespaces,
-            self._nodes,
-        )
+        self.prober = Prober(self.changed, random.random, self._saved.dead if self._saved else {})
+        self.source = make_source(self.changed)
 
     def changed(self) -> None:
         """Say that something may be different: the loop looks again."""
@@ -93,34 +81,18 @@ class Agent:
 
     @property
     def is_synced(self) -> bool:
-        """Whether every watch has delivered its first list."""
-        return all(reflector.synced.is_set() for reflector in self.reflectors)
+        """Whether the source has delivered everything that it knows."""
+        return self.source.is_synced
 
     def inputs(self) -> Inputs | None:
         """What is to be applied: the newest complete picture, else the saved one, else nothing."""
-        sections = inputs_module.join_shards(self._shards.items.values()) if self.is_synced else None
-        own = self._states.items.get(self.node)
-        labels = self._nodes.items.get(self.node)
-        if sections is None or own is None or labels is None:
-            return self._saved
-        return Inputs(
-            network=sections.network,
-            cluster_cidrs=sections.cluster_cidrs,
-            peers=sections.peers,
-            rules=sections.rules,
-            state=own.spec,
-            state_generation=own.metadata.generation,
-            shards={state.metadata.name: state.metadata.generation for state in self._shards.items.values()},
-            node_labels=labels.metadata.labels,
-            namespaces={name: item.metadata.labels for name, item in self._namespaces.items.items()},
-            pods=inputs_module.known_pods(self._pods.items),
-        )
+        found = self.source.inputs()
+        return msgspec.structs.replace(found, dead=self.prober.dead()) if found is not None else self._saved
 
     async def run(self) -> None:
         """Loop until cancelled. A pass that raises is a bug: it is logged, and the datapath stays as it is."""
         async with asyncio.TaskGroup() as group:
-            for reflector in self.reflectors:
-                group.create_task(reflector.run())
+            group.create_task(self.source.run())
             group.create_task(self._loop())
             group.create_task(self._report_loop())
 
@@ -133,6 +105,7 @@ class Agent:
             self._wake.clear()
             try:
                 await self._pass()
+                self.prober.want(self.order.services if self.order else ())
             except Exception:
                 log.exception("pass failed", bug=True, node=self.node)
                 await asyncio.sleep(1)
@@ -166,7 +139,9 @@ class Agent:
                     await asyncio.to_thread(inputs_module.save, self.kernel.places.state / "inputs.json", done.inputs)
                     self._saved = done.inputs
                 if self.is_synced:
-                    await self._publish(status(done.order, done.inputs, done.facts, done.receipt))
+                    balancer = self.kernel.balancer
+                    services = balancer.receipts(done.order, self.prober.failing()) if balancer else ()
+                    await self._publish(status(done.order, done.inputs, done.facts, done.receipt, services))
             except Exception:
                 log.exception("report failed", bug=True, node=self.node)
 
@@ -182,7 +157,7 @@ class Agent:
             "status": msgspec.json.decode(body),
         }
         try:
-            await self._client.patch_status(path, document, "tidegate-agent")
+            await self.source.publish(path, document)
             self._published = body
         except (ApiError, OSError) as error:
             log.warning("receipt not written; the next pass tries again", node=self.node, reason=str(error))
@@ -215,7 +190,9 @@ class Agent:
                     await asyncio.wait_for(self._passed.wait(), 1.0)
 
 
-def status(order: Order, inputs: Inputs, facts: Facts, receipt: Receipt) -> NodeStateStatus:
+def status(
+    order: Order, inputs: Inputs, facts: Facts, receipt: Receipt, services: Sequence[ServiceReceipt] = ()
+) -> NodeStateStatus:
     """Fold what was done into the receipt that the operator reads."""
     failed = {(failure.table, failure.owner) for failure in receipt.failures}
     broken = {owner for _, owner in failed}
@@ -244,6 +221,7 @@ def status(order: Order, inputs: Inputs, facts: Facts, receipt: Receipt) -> Node
         ],
         heldAddresses=held,
         policies=[PolicyReceipt(name=name, matchedPods=count) for name, count in matched.items() if count],
+        services=services,
         failures=[FailureReceipt(owner=f.owner, table=f.table, key=f.key, message=f.message) for f in receipt.failures[:50]],
         podAddresses=sum(len(pod.addresses) for pod in order.pods),
     )

@@ -72,7 +72,7 @@ def application(agent: Agent) -> web.Application:
     REGISTRY.register(_Packets(agent))
 
     async def healthz(_: web.Request) -> web.Response:
-        ages = [reflector.last_event_age() for reflector in agent.reflectors if reflector.synced.is_set()]
+        ages = agent.source.ages()
         stale = bool(ages) and max(ages) > _STALE_S
         return web.Response(status=503 if stale else 200, text="watch is stale\n" if stale else "ok\n")
 

@@ -6,18 +6,21 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import structlog
 
-from tidegate.crds.cluster_state import ClusterState, EgressRule, Peer
+from tidegate.crds.cluster_state import BalancedService, ClusterState, EgressRule, OrderedCapture, Peer
 from tidegate.crds.meta import Model, ObjectMeta
-from tidegate.crds.node_state import NodeStateSpec
+from tidegate.crds.node_state import NodeState, NodeStateSpec
 from tidegate.crds.routing import ClusterNetworkSpec
 from tidegate.datapath.cni.endpoints import Endpoint
 from tidegate.datapath.order import LocalPod, Order
 
 log = structlog.get_logger()
+
+Kept = TypeVar("Kept", bound=Model)
 
 _MIRROR = "kubernetes.io/config.mirror"
 
@@ -43,7 +46,7 @@ class KnownPod(Model):
 
 
 class Inputs(Model):
-    """Everything but the pods' sandboxes, which the agent makes itself."""
+    """Everything but the pods' sandboxes, which the agent makes itself; `dead` backends by service are its own finding."""
 
     network: ClusterNetworkSpec
     cluster_cidrs: Sequence[str]
@@ -55,6 +58,9 @@ class Inputs(Model):
     node_labels: Mapping[str, str]
     namespaces: Mapping[str, Mapping[str, str]]
     pods: Mapping[str, KnownPod]
+    services: Sequence[BalancedService] = ()
+    captures: Sequence[OrderedCapture] = ()
+    dead: Mapping[str, Sequence[str]] = {}
 
 
 class Sections(Model):
@@ -64,11 +70,16 @@ class Sections(Model):
     cluster_cidrs: Sequence[str]
     peers: Sequence[Peer]
     rules: Sequence[EgressRule]
+    services: Sequence[BalancedService]
+    captures: Sequence[OrderedCapture]
+
+
+SECTIONS = ("network", "peers", "egress", "lb", "capture")
 
 
 def join_shards(states: Iterable[ClusterState]) -> Sections | None:
     """Join all shards; None while one of them is missing, since half a picture must never be applied."""
-    by_section: dict[str, dict[int, ClusterState]] = {"network": {}, "peers": {}, "egress": {}}
+    by_section: dict[str, dict[int, ClusterState]] = {section: {} for section in SECTIONS}
     for state in states:
         by_section[state.spec.section][state.spec.index] = state
     for shards in by_section.values():
@@ -81,6 +92,34 @@ def join_shards(states: Iterable[ClusterState]) -> Sections | None:
         cluster_cidrs=first.clusterCIDRs,
         peers=[peer for _, state in sorted(by_section["peers"].items()) for peer in state.spec.peers],
         rules=[rule for _, state in sorted(by_section["egress"].items()) for rule in state.spec.egress],
+        services=[service for _, state in sorted(by_section["lb"].items()) for service in state.spec.services],
+        captures=[capture for _, state in sorted(by_section["capture"].items()) for capture in state.spec.captures],
+    )
+
+
+def join(
+    sections: Sections,
+    own: NodeState,
+    shards: Iterable[ClusterState],
+    *,
+    node_labels: Mapping[str, str],
+    namespaces: Mapping[str, Mapping[str, str]],
+    pods: Mapping[str, KnownPod],
+) -> Inputs:
+    """Put a whole picture together; `own` is this node's NodeState, and `sections` was joined from `shards`."""
+    return Inputs(
+        network=sections.network,
+        cluster_cidrs=sections.cluster_cidrs,
+        peers=sections.peers,
+        rules=sections.rules,
+        services=sections.services,
+        captures=sections.captures,
+        state=own.spec,
+        state_generation=own.metadata.generation,
+        shards={shard.metadata.name: shard.metadata.generation for shard in shards},
+        node_labels=node_labels,
+        namespaces=namespaces,
+        pods=pods,
     )
 
 
@@ -100,8 +139,11 @@ def order(node: str, inputs: Inputs, endpoints: Iterable[Endpoint]) -> Order:
         cluster_cidrs=tuple(inputs.cluster_cidrs),
         peers=tuple(inputs.peers),
         rules=tuple(inputs.rules),
+        services=tuple(each for each in inputs.services if each.spec.nodeSelector.matches(inputs.node_labels)),
+        captures=tuple(each for each in inputs.captures if each.spec.nodeSelector.matches(inputs.node_labels)),
         state=inputs.state,
         node_labels=inputs.node_labels,
+        dead={name: frozenset(found) for name, found in inputs.dead.items()},
         pods=tuple(_local_pod(inputs, endpoint) for endpoint in endpoints),
     )
 
@@ -122,24 +164,24 @@ def _local_pod(inputs: Inputs, endpoint: Endpoint) -> LocalPod:
     )
 
 
-def save(path: Path, inputs: Inputs) -> None:
+def save(path: Path, kept: Model) -> None:
     """Write the file in one step; a crash leaves the old one."""
     temporary = path.with_suffix(".new")
     with temporary.open("wb") as file:
-        file.write(msgspec.json.encode(inputs))
+        file.write(msgspec.json.encode(kept))
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
 
 
-def load(path: Path) -> Inputs | None:
-    """Read the file; None if there is none. A corrupt one is set aside: the API server has it all."""
+def load(path: Path, kind: type[Kept]) -> Kept | None:
+    """Read the file; None if there is none. A corrupt one is set aside: the source has it all."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Inputs)
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         return None
     except msgspec.MsgspecError as error:
         aside = path.with_suffix(".corrupt")
         path.replace(aside)
-        log.warning("saved order is corrupt and was set aside", path=str(aside), reason=str(error))
+        log.warning("what was saved is corrupt and was set aside", path=str(aside), reason=str(error))
         return None

@@ -8,12 +8,13 @@ from ipaddress import ip_address
 
 from tidegate.datapath import facts as facts_module
 from tidegate.datapath import libbpf
+from tidegate.datapath.balancer import Balancer
 from tidegate.datapath.facts import Facts
 from tidegate.datapath.lower import DEPENDENCY_ORDER, lower
 from tidegate.datapath.order import Order
 from tidegate.datapath.owned import Places
 from tidegate.datapath.programs import Loaded
-from tidegate.datapath.table import Receipt, Table, reconcile
+from tidegate.datapath.table import Failed, Receipt, Table, reconcile
 from tidegate.datapath.tables.announcements import AnnouncementTable
 from tidegate.datapath.tables.links import LinkTable
 from tidegate.datapath.tables.maps import ArrayTable, MapTable, read_counters
@@ -32,9 +33,10 @@ _ARRAYS = {"tg_config"}
 class Kernel:
     """Owns every table. Its methods block: the agent calls them in a worker thread, one at a time."""
 
-    def __init__(self, places: Places, loaded: Loaded) -> None:
+    def __init__(self, places: Places, loaded: Loaded, balancer: Balancer | None = None) -> None:
         self.places = places
         self.loaded = loaded
+        self.balancer = balancer
         self._lock = threading.Lock()
         self._netlink = Netlink()
         self._announcements = AnnouncementTable()
@@ -78,8 +80,13 @@ class Kernel:
 
     def _pass(self, order: Order, may_drop: bool) -> tuple[Facts, Receipt]:
         facts = self.read_facts(order)
-        rows = lower(order, facts)
-        return facts, reconcile(self._tables(order), rows, may_drop=may_drop)
+        receipt = reconcile(self._tables(order), lower(order, facts), may_drop=may_drop)
+        if self.balancer is not None:
+            receipt.add(self.balancer.apply(order, facts, may_drop=may_drop))
+        else:
+            lost = "this agent was started without a load balancer"
+            receipt.failures += [Failed(f"LoadBalancer/{each.name}", "lb", "", lost) for each in order.services]
+        return facts, receipt
 
     def clear(self, order: Order) -> Receipt:
         """Drop every row that is ours by the numbers and names of `order`."""

@@ -257,6 +257,32 @@ def _perf_buffer_new(map_fd: int, pages: int, sample: Any, lost: Any) -> int:
     return ring
 
 
+def map_by_id(number: int) -> int:
+    """Open a map by its id, as an outer map names its inner ones; return a file descriptor that the caller closes."""
+    return call("bpf_map_get_fd_by_id", number)
+
+
+def batches(map_fd: int, key_size: int, value_size: int, length: int = 4096) -> Iterator[tuple[bytes, bytes]]:
+    """Yield all keys and all values, many at a time (kernel 5.6; hashes and arrays)."""
+    keys, values = ctypes.create_string_buffer(key_size * length), ctypes.create_string_buffer(value_size * length)
+    # The cursor is the kernel's own: a bucket's number for hashes, a key for arrays.
+    cursor, count = ctypes.create_string_buffer(max(key_size, 4)), ctypes.c_uint32()
+    before = None
+    while True:
+        count.value = length
+        is_last = False
+        try:
+            call("bpf_map_lookup_batch", map_fd, before, cursor, keys, values, ctypes.byref(count), None)
+        except BpfError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            is_last = True
+        yield keys.raw[: key_size * count.value], values.raw[: value_size * count.value]
+        if is_last:
+            return
+        before = ctypes.create_string_buffer(cursor.raw, len(cursor))
+
+
 class _TestRun(ctypes.Structure):
     """`struct bpf_test_run_opts` of libbpf 0.2 and newer."""
 

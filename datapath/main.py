@@ -7,7 +7,9 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -21,6 +23,7 @@ from tidegate.datapath.cni.server import serve
 from tidegate.datapath.kernel import Kernel
 from tidegate.datapath.order import tunnel_mtu
 from tidegate.datapath.owned import Places
+from tidegate.datapath.source import ApiSource, SourceMaker
 from tidegate.kube.client import connect
 from tidegate.kube.lease import heartbeat
 
@@ -54,8 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-flows", type=int, default=_SIZES.TG_MAX_FLOWS)
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Do what `action` says; run until a signal comes. Returns an exit status."""
+Leader = Callable[[Kernel], SourceMaker]
+"""Stands in for the API server: then there are no pods either, and nobody waits for a heartbeat."""
+
+
+def run(arguments: argparse.Namespace, lead: Leader | None = None) -> int:
+    """Do what `action` says, led by the API server if `lead` is None; run until a signal comes. Returns an exit status."""
     if arguments.action == "status":
         return ask.show(arguments.http)
     places = Places(arguments.state_dir, arguments.bpffs, arguments.cni_conf_dir, arguments.cni_bin_dir)
@@ -69,36 +76,44 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "remove":
         removal.remove(places, kernel)
         return 0
-    asyncio.run(_serve(arguments, places, kernel))
+    asyncio.run(_serve(arguments, places, kernel) if lead is None else _serve_alone(arguments, kernel, lead))
     return 0
 
 
 async def _serve(arguments: argparse.Namespace, places: Places, kernel: Kernel) -> None:
+    client = await connect(arguments.kubeconfig)
+    store = EndpointStore(places.endpoints)
+    agent = Agent(arguments.node, kernel, lambda changed: ApiSource(client, arguments.node, changed), store.list)
+    # In a thread, since netlink cannot be used beside a running event loop.
+    pods = await asyncio.to_thread(Pods, store, lambda: pod_settings(agent), agent.programmed, agent.changed)
+    await _run_until_signal(
+        arguments.http,
+        agent,
+        heartbeat(client, arguments.node),
+        serve(places.cni_socket, pods),
+        _install_when_ready(agent, places),
+    )
+    await client.close()
+
+
+async def _serve_alone(arguments: argparse.Namespace, kernel: Kernel, lead: Leader) -> None:
+    await _run_until_signal(arguments.http, Agent(arguments.node, kernel, lead(kernel), tuple))
+
+
+async def _run_until_signal(address: str, agent: Agent, *others: Coroutine[Any, Any, None]) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    client = await connect(arguments.kubeconfig)
-    store = EndpointStore(places.endpoints)
-    agent = Agent(arguments.node, kernel, client, store.list)
-    # In a thread, since netlink cannot be used beside a running event loop.
-    pods = await asyncio.to_thread(Pods, store, lambda: pod_settings(agent), agent.programmed, agent.changed)
-    host, _, port = arguments.http.rpartition(":")
+    host, _, port = address.rpartition(":")
     runner = web.AppRunner(health.application(agent), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, host, int(port)).start()
     async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(agent.run()),
-            group.create_task(heartbeat(client, arguments.node)),
-            group.create_task(facts.watch_changes(agent.changed)),
-            group.create_task(serve(places.cni_socket, pods)),
-            group.create_task(_install_when_ready(agent, places)),
-        ]
+        tasks = [group.create_task(each) for each in (agent.run(), facts.watch_changes(agent.changed), *others)]
         await stop.wait()
         for task in tasks:
             task.cancel()
     await runner.cleanup()
-    await client.close()
 
 
 async def _install_when_ready(agent: Agent, places: Places) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any
 
-from tidegate.crds.cluster_state import EgressRule, Peer
+from tidegate.crds.cluster_state import BalancedService, EgressRule, OrderedCapture, Peer
 from tidegate.crds.node_state import NodeStateSpec
 from tidegate.crds.routing import ClusterNetworkSpec
 
@@ -44,7 +44,10 @@ class LocalPod:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The operator's order for `node`, and the node's pods."""
+    """The operator's order for `node`, of services and captures those that it has to do with, and the node's pods.
+
+    `dead` has for each service's name the backends, by name, that the health checks have taken out.
+    """
 
     node: str
     network: ClusterNetworkSpec = field(default_factory=ClusterNetworkSpec)
@@ -54,6 +57,9 @@ class Order:
     state: NodeStateSpec = field(default_factory=NodeStateSpec)
     node_labels: Mapping[str, str] = field(default_factory=dict)
     pods: tuple[LocalPod, ...] = ()
+    services: tuple[BalancedService, ...] = ()
+    captures: tuple[OrderedCapture, ...] = ()
+    dead: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     @property
     def own_addresses(self) -> tuple[Address, ...]:

@@ -23,7 +23,7 @@ def remove(places: Places, kernel: Kernel) -> None:
     """
     for path in install.remove(places):
         log.info("removed", path=str(path))
-    saved = inputs.load(places.state / "inputs.json")
+    saved = inputs.load(places.state / "inputs.json", inputs.Inputs)
     receipt = kernel.clear(Order(node="", network=saved.network if saved else ClusterNetworkSpec()))
     kernel.close()
     for failure in receipt.failures:

@@ -71,6 +71,12 @@ class Receipt:
     puts: dict[str, int] = field(default_factory=dict)
     drops: dict[str, int] = field(default_factory=dict)
 
+    def add(self, other: Receipt) -> None:
+        """Take in what another reconciliation did, of other tables."""
+        self.failures += other.failures
+        self.puts |= other.puts
+        self.drops |= other.drops
+
 
 def reconcile(tables: Sequence[Table], rows: Iterable[Row], *, may_drop: bool = True) -> Receipt:
     """Make every table hold exactly `rows`; `tables` come in dependency order, and drops go the other way round.

@@ -79,7 +79,7 @@ find_python() {
 
 make_environment() {
     python=$(find_python)
-    key=$({ pwd -P; "$python" --version; cat setup.cfg "$@"; } | sha256sum | cut -c1-16)
+    key=$({ pwd -P; "$python" --version; cat setup.cfg setup.py datapath/maglev.c "$@"; } | sha256sum | cut -c1-16)
     stamp=.venv/.set-up-$key
     [ ! -e "$stamp" ] || return 0
     say "making the virtual environment .venv (half a minute, once)"

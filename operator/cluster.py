@@ -9,9 +9,11 @@ from datetime import datetime
 import msgspec
 
 from tidegate.crds import cidr
+from tidegate.crds.capture import PacketCapture
 from tidegate.crds.cluster_state import ClusterState
 from tidegate.crds.egress import EgressPolicy
 from tidegate.crds.ipam import IPPool
+from tidegate.crds.lb import LoadBalancer
 from tidegate.crds.meta import Condition, LabelSelector, Model, ObjectMeta
 from tidegate.crds.node_state import NodeState
 from tidegate.crds.routing import ClusterNetwork, ClusterNetworkSpec
@@ -30,7 +32,7 @@ class Rejected:
     conditions: Sequence[Condition] = ()
 
 
-Resource = EgressPolicy | IPPool | ClusterNetwork
+Resource = EgressPolicy | IPPool | ClusterNetwork | LoadBalancer | PacketCapture
 """What users write."""
 
 
@@ -107,6 +109,8 @@ class Cluster:
     policies: Sequence[EgressPolicy] = ()
     pools: Sequence[IPPool] = ()
     networks: Sequence[ClusterNetwork] = ()
+    balancers: Sequence[LoadBalancer] = ()
+    captures: Sequence[PacketCapture] = ()
     rejected: Sequence[Rejected] = ()
     nodes: Mapping[str, Node] = field(default_factory=dict)
     states: Mapping[str, NodeState] = field(default_factory=dict)
@@ -140,7 +144,7 @@ class Cluster:
         return name in self.alive and name in self.nodes and self.nodes[name].is_ready
 
 
-def by_age(resource: Resource) -> tuple[str, str]:
+def by_age(resource: Resource | Rejected) -> tuple[str, str]:
     """Sort key: the oldest first, then by name."""
     return resource.metadata.creationTimestamp, resource.metadata.name
 

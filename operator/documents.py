@@ -7,9 +7,11 @@ from typing import Any
 
 import msgspec
 
+from tidegate.crds.capture import PacketCapture
 from tidegate.crds.cluster_state import ClusterState
 from tidegate.crds.egress import EgressPolicy
 from tidegate.crds.ipam import IPPool
+from tidegate.crds.lb import LoadBalancer
 from tidegate.crds.node_state import NodeState
 from tidegate.crds.routing import ClusterNetwork
 from tidegate.kube.lease import NODE_PREFIX, Lease
@@ -46,12 +48,16 @@ def cluster(documents: Iterable[Mapping[str, Any]]) -> Cluster:
     policies: list[EgressPolicy] = found["EgressPolicy"]
     pools: list[IPPool] = found["IPPool"]
     networks: list[ClusterNetwork] = found["ClusterNetwork"]
+    balancers: list[LoadBalancer] = found["LoadBalancer"]
+    captures: list[PacketCapture] = found["PacketCapture"]
     nodes = {each.metadata.name: each for each in found["Node"]}
     leases = {each.metadata.name.removeprefix(NODE_PREFIX) for each in found["Lease"]}
     return Cluster(
         policies=policies,
         pools=pools,
         networks=networks,
+        balancers=balancers,
+        captures=captures,
         rejected=rejected,
         nodes=nodes,
         states={each.metadata.name: each for each in found["NodeState"]},

@@ -53,6 +53,8 @@ async def login(memo: Memo, **_: Any) -> kopf.ConnectionInfo:
 @kopf.on.event(GROUP, VERSION, "egresspolicies", registry=REGISTRY)
 @kopf.on.event(GROUP, VERSION, "ippools", registry=REGISTRY)
 @kopf.on.event(GROUP, VERSION, "clusternetworks", registry=REGISTRY)
+@kopf.on.event(GROUP, VERSION, "loadbalancers", registry=REGISTRY)
+@kopf.on.event(GROUP, VERSION, "packetcaptures", registry=REGISTRY)
 async def look_again(event: Any, memo: Memo, **_: Any) -> None:
     """Every event means the same: here is how the resource is now, look again."""
     body = event["object"]

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 
 from tidegate.crds import cidr
+from tidegate.crds.capture import PacketCapture
 from tidegate.crds.egress import EgressPolicy
 from tidegate.crds.ipam import IPPool
+from tidegate.crds.lb import LoadBalancer
 from tidegate.crds.meta import Condition, ObjectMeta
 from tidegate.crds.routing import ClusterNetwork
 from tidegate.operator.cluster import Rejected, Resource
@@ -28,6 +30,8 @@ KINDS: Mapping[str, Kind] = {
     "EgressPolicy": Kind(EgressPolicy, "egresspolicies"),
     "IPPool": Kind(IPPool, "ippools"),
     "ClusterNetwork": Kind(ClusterNetwork, "clusternetworks"),
+    "LoadBalancer": Kind(LoadBalancer, "loadbalancers"),
+    "PacketCapture": Kind(PacketCapture, "packetcaptures"),
 }
 
 

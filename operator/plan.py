@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tidegate.crds.cluster_state import EgressRule, Peer
+from tidegate.crds.cluster_state import BalancedService, EgressRule, OrderedCapture, Peer
 from tidegate.crds.node_state import HeldAddress
 from tidegate.crds.reasons import Reason
 from tidegate.crds.routing import ClusterNetworkSpec
@@ -51,5 +51,9 @@ class Plan:
     peers: Sequence[Peer] = ()
     rules: Sequence[EgressRule] = ()
     last_number: int = 0
+    services: Sequence[BalancedService] = ()
+    last_service: int = 0
+    captures: Sequence[OrderedCapture] = ()
+    last_capture: int = 0
     pools: Mapping[str, PoolUse] = field(default_factory=dict)
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)

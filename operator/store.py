@@ -10,9 +10,11 @@ from typing import Any
 import msgspec
 import structlog
 
+from tidegate.crds.capture import PacketCapture
 from tidegate.crds.cluster_state import ClusterState
 from tidegate.crds.egress import EgressPolicy
 from tidegate.crds.ipam import IPPool
+from tidegate.crds.lb import LoadBalancer
 from tidegate.crds.node_state import NodeState
 from tidegate.crds.routing import ClusterNetwork
 from tidegate.kube import lease
@@ -114,6 +116,8 @@ class Store:
             policies=[held for held in every if isinstance(held, EgressPolicy)],
             pools=[held for held in every if isinstance(held, IPPool)],
             networks=[held for held in every if isinstance(held, ClusterNetwork)],
+            balancers=[held for held in every if isinstance(held, LoadBalancer)],
+            captures=[held for held in every if isinstance(held, PacketCapture)],
             rejected=[held for held in every if isinstance(held, Rejected)],
             nodes=dict(self.nodes.items),
             states=dict(self.states.items),

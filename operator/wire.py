@@ -7,7 +7,15 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from tidegate.crds.cluster_state import ClusterState, ClusterStateSpec, EgressRule, Peer
+from tidegate.crds.cluster_state import (
+    BalancedService,
+    ClusterState,
+    ClusterStateSpec,
+    EgressRule,
+    OrderedCapture,
+    Peer,
+    numbered,
+)
 from tidegate.crds.node_state import NodeStateSpec
 from tidegate.operator.cluster import Cluster
 from tidegate.operator.plan import Plan
@@ -15,7 +23,8 @@ from tidegate.operator.plan import Plan
 SHARD_BYTES = 192 * 1024
 """Entries of one shard: with metadata and managed fields it stays under 256 KiB."""
 
-Item = TypeVar("Item", Peer, EgressRule)
+Item = TypeVar("Item", Peer, EgressRule, BalancedService, OrderedCapture)
+Section = Literal["peers", "egress", "lb", "capture"]
 
 
 def encoded(value: object) -> bytes:
@@ -47,12 +56,22 @@ def shards(cluster: Cluster, plan: Plan) -> dict[str, ClusterStateSpec]:
         found[f"egress-{index}"] = ClusterStateSpec(
             section="egress", index=index, count=len(rules), egress=share, lastNumber=last
         )
+    services = _spread("lb", {service.uid: service for service in plan.services}, cluster.shards)
+    for index, part_of_services in enumerate(services):
+        last = plan.last_service if index == 0 else 0
+        found[f"lb-{index}"] = ClusterStateSpec(
+            section="lb", index=index, count=len(services), services=part_of_services, lastNumber=last
+        )
+    captures = _spread("capture", {capture.uid: capture for capture in plan.captures}, cluster.shards)
+    for index, part_of_captures in enumerate(captures):
+        last = plan.last_capture if index == 0 else 0
+        found[f"capture-{index}"] = ClusterStateSpec(
+            section="capture", index=index, count=len(captures), captures=part_of_captures, lastNumber=last
+        )
     return found
 
 
-def _spread(
-    section: Literal["peers", "egress"], items: Mapping[str, Item], published: Mapping[str, ClusterState]
-) -> list[tuple[Item, ...]]:
+def _spread(section: Section, items: Mapping[str, Item], published: Mapping[str, ClusterState]) -> list[tuple[Item, ...]]:
     """Put each item into the shard where it is already, or else into the first with room: one change, one shard."""
     places = {key: shard.spec.index for shard in published.values() for key in _keys(section, shard.spec)}
     sizes = {key: len(encoded(item)) + 1 for key, item in items.items()}
@@ -81,8 +100,10 @@ def _fits(used: Sequence[int], index: int, size: int) -> bool:
 def _keys(section: str, spec: ClusterStateSpec) -> Iterable[str]:
     if spec.section != section:
         return ()
-    return (peer.node for peer in spec.peers) if section == "peers" else (rule.uid for rule in spec.egress)
+    if section == "peers":
+        return (peer.node for peer in spec.peers)
+    return (item.uid for item in numbered(spec))
 
 
-def _name(item: Peer | EgressRule) -> str:
+def _name(item: Peer | EgressRule | BalancedService | OrderedCapture) -> str:
     return item.node if isinstance(item, Peer) else item.name

@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOMS = {"crds": "crds", "ipam": "ipam", "kube": "kube", "operator": "operator", "datapath": "datapath", "deploy/lab": "lab"}
+ROOMS = {
+    "crds": "crds",
+    "ipam": "ipam",
+    "kube": "kube",
+    "operator": "operator",
+    "datapath": "datapath",
+    "cli": "cli",
+    "deploy/lab": "lab",
+}
 MODULES = sorted(
     f"tidegate.{name}.{'.'.join(path.relative_to(ROOT / room).with_suffix('').parts)}"
     for room, name in ROOMS.items()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tidegate.datapath import libbpf
@@ -49,16 +50,52 @@ def _explained(error: libbpf.BpfError) -> str:
     return str(error)
 
 
-class ArrayTable(MapTable):
-    """A map of fixed length, whose rows are always there: dropping one sets it to zero."""
+class HashTable(MapTable):
+    """A hash or array that is read in a few steps, and unpacked only where it differs from what was read before."""
+
+    def __init__(self, pin: Path, layout: MapLayout) -> None:
+        super().__init__(pin, layout)
+        self._raw: list[tuple[bytes, bytes]] | None = None
+        self._rows: Mapping[Fields, Fields] = {}
 
     def read(self) -> Mapping[Fields, Fields]:
-        """Return the rows that are not zero."""
-        return {key: value for key, value in super().read().items() if value}
+        """Return the rows that are there now."""
+        key, value = self._layout.key, self._layout.value
+        try:
+            raw = list(libbpf.batches(self._fd, key.size, value.size))
+        except libbpf.BpfError as error:
+            raise TableError(str(error)) from error
+        if raw != self._raw:
+            self._raw, self._rows = raw, dict(self._unpacked(raw))
+        return self._rows
+
+    def _unpacked(self, raw: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[Fields, Fields]]:
+        key, value = self._layout.key, self._layout.value
+        for keys, values in raw:
+            for number in range(len(keys) // key.size):
+                content = values[number * value.size : (number + 1) * value.size]
+                if self._counts(content):
+                    yield key.unpack(keys[number * key.size : (number + 1) * key.size]), value.unpack(content)
+
+    def _counts(self, content: bytes) -> bool:
+        del content
+        return True
+
+
+class ArrayTable(HashTable):
+    """A map of fixed length, whose rows are always there: dropping one sets it to zero."""
+
+    def _counts(self, content: bytes) -> bool:
+        return any(content)
 
     def drop(self, key: Fields) -> None:
         """Set the row to zero."""
         self.put(key, ())
+
+    def __len__(self) -> int:
+        """Return how many rows there can be."""
+        # struct bpf_map_info: type, id, key_size, value_size, max_entries.
+        return int(struct.unpack_from("=5I", libbpf.info(self._fd))[4])
 
 
 def read_counters(fd: int, layout: Layout, name: str) -> dict[str, int]:

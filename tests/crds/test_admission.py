@@ -20,7 +20,23 @@ POLICY = {
     "gateways": [GATEWAY | {"egressIPs": ["192.0.2.1", "2001:db8::1"]}],
 }
 POOL = {"ranges": [{"cidr": "10.40.0.0/16", "nodeMaskSize": 24}, {"cidr": "fd40::/48", "nodeMaskSize": 64}]}
-PLURALS = {"EgressPolicy": "egresspolicies", "IPPool": "ippools", "ClusterNetwork": "clusternetworks"}
+BALANCER = {
+    "frontends": [{"address": "192.0.2.10", "port": 80}, {"address": "2001:db8::10", "port": 80, "protocol": "UDP"}],
+    "backends": [{"address": "10.0.0.1", "port": 8080, "weight": 0}, {"address": "fd00::1", "port": 8080, "state": "draining"}],
+    "sessionAffinity": {},
+    "healthCheck": {"type": "HTTP", "statuses": "200,204,300-399"},
+    "outerSourcePrefix": {"ipv4": "172.16.0.0/16", "ipv6": "100::/64"},
+    "sourceRanges": ["198.51.100.0/24"],
+}
+CAPTURE = {"filters": [{"destination": "192.0.2.10/32", "destinationPort": 80, "protocol": "TCP"}, {"protocol": "ICMP"}]}
+PLURALS = {
+    "EgressPolicy": "egresspolicies",
+    "IPPool": "ippools",
+    "ClusterNetwork": "clusternetworks",
+    "LoadBalancer": "loadbalancers",
+    "PacketCapture": "packetcaptures",
+}
+FRONTEND, BACKEND = {"address": "192.0.2.10", "port": 80}, {"address": "10.0.0.1", "port": 80}
 
 IN_DESTINATIONS, IN_EXCLUDED, HOST_BITS = "spec.destinationCIDRs[0]", "spec.excludedCIDRs[0]", "right of the prefix"
 
@@ -52,6 +68,27 @@ BAD = [
     ("ClusterNetwork", {"masquerade": {"portRange": "2000-1000"}}, "spec.masquerade.portRange", "lower one first"),
     ("ClusterNetwork", {"owned": {"routingTable": 254}}, "spec.owned.routingTable", "kernel's own"),
     ("ClusterNetwork", {"tunnel": {"vniBase": 16777215}}, "spec.tunnel.vniBase", "15728639"),
+    ("LoadBalancer", BALANCER | {"frontends": []}, "spec.frontends", "at least 1"),
+    ("LoadBalancer", BALANCER | {"frontends": [FRONTEND | {"port": 0}]}, "spec.frontends[0].port", "greater than or equal to 1"),
+    ("LoadBalancer", BALANCER | {"frontends": [FRONTEND | {"address": "example.org"}]},
+     "spec.frontends[0].address", "prefix length"),
+    ("LoadBalancer", BALANCER | {"backends": [BACKEND | {"port": 65536}]}, "spec.backends[0].port", "65535"),
+    ("LoadBalancer", BALANCER | {"backends": [BACKEND | {"weight": 257}]}, "spec.backends[0].weight", "256"),
+    ("LoadBalancer", BALANCER | {"backends": [BACKEND | {"state": "gone"}]}, "spec.backends[0].state", "draining"),
+    ("LoadBalancer", BALANCER | {"tableSize": 16384}, "spec.tableSize", "must be a prime"),
+    ("LoadBalancer", BALANCER | {"tableSize": 130321}, "spec.tableSize", "must be a prime"),
+    ("LoadBalancer", BALANCER | {"sourceRanges": ["198.51.100.7/24"]}, "spec.sourceRanges[0]", HOST_BITS),
+    ("LoadBalancer", BALANCER | {"outerSourcePrefix": {"ipv4": "100::/64"}}, "spec.outerSourcePrefix.ipv4", "IPv4 CIDR"),
+    ("LoadBalancer", BALANCER | {"outerSourcePrefix": {"ipv6": "100::1/64"}}, "spec.outerSourcePrefix.ipv6", HOST_BITS),
+    ("LoadBalancer", BALANCER | {"healthCheck": {"statuses": "2xx"}}, "spec.healthCheck.statuses", "200-399"),
+    ("LoadBalancer", BALANCER | {"healthCheck": {"path": "a b"}}, "spec.healthCheck.path", "begin with /"),
+    ("LoadBalancer", BALANCER | {"healthCheck": {"timeoutMilliseconds": 3000}}, "spec", "must not be longer"),
+    ("PacketCapture", {"filters": []}, "spec.filters", "at least 1"),
+    ("PacketCapture", {"filters": [{"source": "192.0.2.1/24"}]}, "spec.filters[0].source", HOST_BITS),
+    ("PacketCapture", {"filters": [{"protocol": "ICMP", "sourcePort": 1}]}, "spec.filters[0]", "ICMP has no ports"),
+    ("PacketCapture", CAPTURE | {"triggers": [{"type": "HealthChange"}]}, "spec", "mode Ring"),
+    ("PacketCapture", CAPTURE | {"mode": "Ring", "triggers": [{"type": "DropReason"}]}, "spec.triggers[0]", "needs one"),
+    ("PacketCapture", CAPTURE | {"taps": ["Middle"]}, "spec.taps[0]", "Received"),
 ]  # fmt: skip
 
 
@@ -69,6 +106,10 @@ async def create(server: apiserver.ApiServer, kind: str, spec: Any, name: str = 
         ("IPPool", POOL),
         ("ClusterNetwork", {}),
         ("EgressPolicy", POLICY | {"selectors": [{}]}),
+        ("LoadBalancer", BALANCER),
+        ("LoadBalancer", BALANCER | {"backends": [], "tableSize": 131071}),
+        ("PacketCapture", CAPTURE),
+        ("PacketCapture", CAPTURE | {"mode": "Ring", "triggers": [{"type": "DropReason", "reason": "no_backend"}]}),
     ],
 )
 async def test_good_objects_are_accepted(api_server: apiserver.ApiServer, kind: str, spec: Any) -> None:
@@ -94,4 +135,6 @@ async def test_there_is_one_network(api_server: apiserver.ApiServer) -> None:
 def test_kubectl_explains_every_kind(api_server: apiserver.ApiServer) -> None:
     """`kubectl explain` and the short names work."""
     assert "egressIPs" in api_server.kubectl("explain", "egp.spec.gateways").stdout
+    assert "maintenance" in api_server.kubectl("explain", "tlb.spec.backends").stdout
+    assert "every port" in api_server.kubectl("explain", "pcap.spec.filters").stdout
     assert "VXLAN" in api_server.kubectl("explain", "clusternetwork.spec.tunnel").stdout

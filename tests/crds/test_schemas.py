@@ -11,9 +11,11 @@ import msgspec
 import pytest
 import yaml
 
+from tidegate.crds.capture import PacketCapture
 from tidegate.crds.cluster_state import ClusterState
 from tidegate.crds.egress import EgressPolicy
 from tidegate.crds.ipam import IPPool
+from tidegate.crds.lb import LoadBalancer
 from tidegate.crds.meta import GROUP, VERSION, ObjectMeta
 from tidegate.crds.node_state import NodeState
 from tidegate.crds.reasons import Reason
@@ -24,12 +26,14 @@ KINDS = {
     "egress": EgressPolicy,
     "ipam": IPPool,
     "routing": ClusterNetwork,
+    "lb": LoadBalancer,
+    "capture": PacketCapture,
     "node_state": NodeState,
     "cluster_state": ClusterState,
 }
 
 
-_USERS_ITEM = re.compile(r"(egress|ipam|routing)\.spec\..*\[\]")
+_USERS_ITEM = re.compile(r"(egress|ipam|routing|lb|capture)\.spec\..*\[\]")
 
 
 def definition(stem: str) -> Any:
@@ -86,7 +90,7 @@ def test_yaml_and_model_agree(stem: str) -> None:
     assert compare(version["schema"]["openAPIV3Schema"], KINDS[stem], stem) == []
 
 
-@pytest.mark.parametrize("stem", ["egress", "ipam", "routing"])
+@pytest.mark.parametrize("stem", ["egress", "ipam", "routing", "lb", "capture"])
 def test_every_user_field_is_described(stem: str) -> None:
     """`kubectl explain` has something to say about everything that people write."""
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tidegate.crds.cluster_state import ClusterState, ClusterStateSpec, Peer
-from tidegate.crds.meta import ObjectMeta
+import msgspec
+
+from tidegate.crds.capture import PacketCaptureSpec
+from tidegate.crds.cluster_state import BalancedService, ClusterState, ClusterStateSpec, OrderedCapture, Peer
+from tidegate.crds.lb import LoadBalancerSpec
+from tidegate.crds.meta import LabelSelector, ObjectMeta
 from tidegate.crds.node_state import NodeStateSpec
 from tidegate.crds.routing import ClusterNetworkSpec
 from tidegate.datapath import inputs
@@ -42,17 +46,19 @@ def endpoint(uid: str = "1") -> Endpoint:
 
 def test_half_a_picture() -> None:
     """While a shard or a section is missing, nothing is joined."""
-    network, peers = shard("network"), shard("peers")
-    assert inputs.join_shards([network, peers]) is None
-    assert inputs.join_shards([network, peers, shard("egress", 0, 2)]) is None
-    assert inputs.join_shards([network, peers, shard("egress", 0, 2), shard("egress", 1, 3)]) is None
-    assert inputs.join_shards([network, peers, shard("egress", 0, 2), shard("egress", 1, 2)]) is not None
+    others = [shard(section) for section in inputs.SECTIONS if section != "egress"]
+    assert inputs.join_shards(others) is None
+    assert inputs.join_shards([*others, shard("egress", 0, 2)]) is None
+    assert inputs.join_shards([*others, shard("egress", 0, 2), shard("egress", 1, 3)]) is None
+    assert inputs.join_shards([*others, shard("egress", 0, 2), shard("egress", 1, 2)]) is not None
+    for missing in range(len(others)):
+        assert inputs.join_shards([*others[:missing], *others[missing + 1 :], shard("egress")]) is None
 
 
 def test_shards_in_order() -> None:
     """The parts of a section are joined by their index."""
     first, second = (shard("peers", n, 2, peers=[Peer(node=f"n{n}", addresses=["10.0.0.1"])]) for n in (0, 1))
-    joined = inputs.join_shards([second, shard("network"), shard("egress"), first])
+    joined = inputs.join_shards([second, *(shard(section) for section in inputs.SECTIONS if section != "peers"), first])
     assert joined is not None
     assert [peer.node for peer in joined.peers] == ["n0", "n1"]
 
@@ -67,6 +73,20 @@ def test_labels_of_the_same_pod_only() -> None:
     assert mirror.is_known
 
 
+def test_services_of_this_node_only() -> None:
+    """A balancer that the selector leaves out has nothing to do with a service or a capture."""
+    chosen = LabelSelector(matchLabels={"role": "balancer"})
+    service = BalancedService(
+        name="web", uid="1", number=1, spec=LoadBalancerSpec(frontends=[], backends=[], nodeSelector=chosen)
+    )
+    capture = OrderedCapture(name="web", uid="2", number=1, spec=PacketCaptureSpec(filters=[], nodeSelector=chosen))
+    found = msgspec.structs.replace(heard(), services=[service], captures=[capture])
+    mine = inputs.order("n", msgspec.structs.replace(found, node_labels={"role": "balancer"}), [])
+    other = inputs.order("n", found, [])
+    assert (mine.services, mine.captures) == ((service,), (capture,))
+    assert (other.services, other.captures) == ((), ())
+
+
 def test_unknown_namespace() -> None:
     """Without the namespace's labels a pod's policies cannot be told."""
     known = heard(web=KnownPod(uid="1"))
@@ -79,9 +99,9 @@ def test_unknown_namespace() -> None:
 def test_kept_on_disk(tmp_path: Path) -> None:
     """What was saved is read again; a corrupt file is set aside and reads as none."""
     path = tmp_path / "inputs.json"
-    assert inputs.load(path) is None
+    assert inputs.load(path, Inputs) is None
     inputs.save(path, heard(web=KnownPod(uid="1")))
-    assert inputs.load(path) == heard(web=KnownPod(uid="1"))
+    assert inputs.load(path, Inputs) == heard(web=KnownPod(uid="1"))
     path.write_bytes(path.read_bytes()[:-9])
-    assert inputs.load(path) is None
+    assert inputs.load(path, Inputs) is None
     assert (tmp_path / "inputs.corrupt").exists()
