@@ -35,7 +35,7 @@ class Filled:
 
 
 class SlotTables:
-    """The tables in force and the ones before. Some of those filled last stay open, so that services with equal tables share one."""
+    """The tables in force and the ones before. Some filled last stay open, so that services with equal tables share one."""
 
     def __init__(self, tables: Path, before: Path) -> None:
         """Both are pins of outer maps."""
