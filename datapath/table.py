@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
@@ -51,6 +51,14 @@ class Table(Protocol):
 
     def drop(self, key: Key) -> None:
         """Make the row not be there."""
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """A table that can do slow parts of many puts at once, before each is asked for; `put` alone does the whole work too."""
+
+    def prepare(self, wanted: Mapping[Key, Value]) -> None:
+        """Do what can be done together of the puts of these rows; what fails here must fail again in `put`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +105,12 @@ def reconcile(tables: Sequence[Table], rows: Iterable[Row], *, may_drop: bool = 
             owners = {row.owner for row in want.values()} or {""}
             receipt.failures += [Failed(owner, table.name, "", f"cannot be read: {error}") for owner in owners]
             continue
-        for key, row in want.items():
-            if key not in present[table.name] or present[table.name][key] != row.value:
-                _put(table, row, receipt)
+        there = present[table.name]
+        missing = {key: row for key, row in want.items() if key not in there or there[key] != row.value}
+        if isinstance(table, Preparing):
+            table.prepare({key: row.value for key, row in missing.items()})
+        for row in missing.values():
+            _put(table, row, receipt)
     if may_drop:
         for table in reversed(tables):
             for key in present.get(table.name, {}).keys() - wanted[table.name].keys():

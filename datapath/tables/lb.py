@@ -6,9 +6,11 @@ import hashlib
 import sys
 from array import array
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import islice
 
 from tidegate.datapath import maglev
 from tidegate.datapath.layout import Fields, fields
@@ -17,6 +19,9 @@ from tidegate.datapath.tables.maps import ArrayTable
 from tidegate.datapath.tables.slots import Filled, SlotTables
 
 _BEFORE = ("before_size", "before_seed", "before_until")
+
+AT_ONCE = 128
+"""Tables that are swapped together: as many inner maps are open at a time."""
 
 _Row = Mapping[str, int | bytes]
 
@@ -123,10 +128,12 @@ class ServiceTable:
         self._rows, self._tables, self._backends = rows, tables, backends
         self._monotonic_ns, self._now = monotonic_ns, now
         self._present: dict[int, _Row] = {}
+        self._ready: dict[int, _Row] = {}
         self.changes: dict[int, Change] = {}
 
     def read(self) -> Mapping[int, Service]:
         """Return the services that are there; what belongs to the table before is kept aside for the next swap."""
+        self._ready = {}
         self._present = {int(dict(key).get("value", 0)): dict(value) for key, value in self._rows.read().items()}
         return {
             number: Service(fields(**{name: value for name, value in named.items() if name not in _BEFORE}))
@@ -135,6 +142,16 @@ class ServiceTable:
             if self._tables.holds(number)
         }
 
+    def prepare(self, wanted: Mapping[int, Service]) -> None:
+        """Swap the tables of many services together; what cannot be swapped is tried, and said, by `put`."""
+        self._ready = {}
+        work = {key: value for key, value in wanted.items() if value.recipe is not None and self._is_other(key, value)}
+        left = iter(work.items())
+        while some := dict(islice(left, AT_ONCE)):
+            # One that cannot be filled stops its batch; `put` then takes each of them alone.
+            with suppress(TableError):
+                self._swap(some)
+
     def put(self, key: int, value: Service) -> None:
         """Make the service be there. Its table is swapped at once if it changed, and the one before counts for a while.
 
@@ -142,11 +159,11 @@ class ServiceTable:
         """
         if value.recipe is None:
             raise TableError("a service without its recipe cannot be put")
-        old, new = self._present.get(key, {}), dict(value.row)
-        held: _Row = {name: old[name] for name in _BEFORE if name in old}
-        if old.get("digest") != new["digest"] or old.get("seed") != new.get("seed") or not self._tables.holds(key):
-            held = self._swap(key, value.recipe, old, new)
-        row = fields(**new, **held)
+        if key not in self._ready and self._is_other(key, value):
+            self._swap({key: value})
+        old = self._present.get(key, {})
+        held = self._ready.pop(key, {name: old[name] for name in _BEFORE if name in old})
+        row = fields(**dict(value.row), **held)
         self._rows.put(fields(value=key), row)
         self._present[key] = dict(row)
 
@@ -157,39 +174,44 @@ class ServiceTable:
         self._present.pop(key, None)
         self.changes.pop(key, None)
 
-    def _swap(self, key: int, recipe: Recipe, old: _Row, new: _Row) -> _Row:
-        """Fill the new table and put it in place; return what the service says of the one before."""
+    def _is_other(self, key: int, value: Service) -> bool:
+        old, new = self._present.get(key, {}), dict(value.row)
+        return any(old.get(name) != new.get(name) for name in ("digest", "seed")) or not self._tables.holds(key)
+
+    def _swap(self, wanted: Mapping[int, Service]) -> None:
+        """Fill new tables and put them in place, and note what each row shall say of the table before."""
+        filled = {key: self._fill(value.recipe) for key, value in wanted.items() if value.recipe is not None}
+        with ExitStack() as stack:
+            found = {key: stack.enter_context(self._tables.current(key)) for key in filled if key in self._present}
+            before = {key: table for key, table in found.items() if table is not None}
+            grace = {key: value.recipe.grace_s if value.recipe else 0 for key, value in wanted.items()}
+            self._tables.keep({key: table for key, table in before.items() if grace[key]})
+            for key, table in before.items():
+                self._retire(key, wanted[key], table, filled[key], grace[key])
+            self._tables.put(filled)
+        self._ready |= {key: self._ready.get(key, {}) for key in filled}
+        self._tables.trim()
+
+    def _fill(self, recipe: Recipe) -> Filled:
         names = sorted(name for name, weight in recipe.weights.items() if weight)
         missing = [name for name in names if recipe.backends[name] not in self._backends.ids]
         if missing:
             raise TableError(f"{', '.join(missing)}: no id could be given, so the table stays as it is")
         ids = array("I", [self._backends.ids[recipe.backends[name]] for name in names])
-        filled = self._tables.fill(recipe.digest, ids, lambda: maglev.build(recipe.weights, recipe.size, recipe.seed))
-        held: _Row = {}
-        with self._tables.current(key) as before:
-            if before is not None and old:
-                held = self._retire(key, recipe, old, new, before)
-                self.changes[key] = Change(_moved(before, int(old["size"]), filled, recipe, old, new), self._now())
-            self._tables.put(key, filled)
-        return held
+        return self._tables.fill(recipe.digest, ids, lambda: maglev.build(recipe.weights, recipe.size, recipe.seed))
 
-    def _retire(self, key: int, recipe: Recipe, old: _Row, new: _Row, before: Filled) -> _Row:
-        """Let the table in force be the one before, and prepare the row for both."""
+    def _retire(self, key: int, value: Service, before: Filled, after: Filled, grace_s: int) -> None:
+        """Prepare the row for both tables, and count what the swap will move."""
+        old, new = self._present[key], dict(value.row)
         size, seed = int(old["size"]), old.get("seed", 0)
         held: _Row = {}
-        if recipe.grace_s:
-            self._tables.keep(key, before)
-            held = {
-                "before_size": size,
-                "before_seed": seed,
-                "before_until": self._monotonic_ns() + recipe.grace_s * 10**9,
-            }
+        if grace_s:
+            until = self._monotonic_ns() + grace_s * 10**9
+            held = {"before_size": size, "before_seed": seed, "before_until": until}
         # A packet may meet the row of one step and the table of the next: the smaller size is right for both.
-        meanwhile = {"size": min(size, recipe.size), "seed": seed, "digest": old.get("digest", 0)}
+        meanwhile = {"size": min(size, int(new["size"])), "seed": seed, "digest": old.get("digest", 0)}
         self._rows.put(fields(value=key), fields(**{**new, **held, **meanwhile}))
-        return held
-
-
-def _moved(before: Filled, size: int, after: Filled, recipe: Recipe, old: _Row, new: _Row) -> int:
-    one, other = before.slots(size), after.slots(recipe.size)
-    return round(maglev.share_moved(one, other, is_same_seed=old.get("seed") == new.get("seed")) * recipe.size)
+        self._ready[key] = held
+        one, other = before.slots(size), after.slots(int(new["size"]))
+        share = maglev.share_moved(one, other, is_same_seed=seed == new.get("seed", 0))
+        self.changes[key] = Change(round(share * len(other)), self._now())

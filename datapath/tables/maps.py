@@ -57,6 +57,7 @@ class HashTable(MapTable):
         super().__init__(pin, layout)
         self._raw: list[tuple[bytes, bytes]] | None = None
         self._rows: Mapping[Fields, Fields] = {}
+        self._zero = bytes(layout.value.size)
 
     def read(self) -> Mapping[Fields, Fields]:
         """Return the rows that are there now."""
@@ -86,7 +87,7 @@ class ArrayTable(HashTable):
     """A map of fixed length, whose rows are always there: dropping one sets it to zero."""
 
     def _counts(self, content: bytes) -> bool:
-        return any(content)
+        return content != self._zero
 
     def drop(self, key: Fields) -> None:
         """Set the row to zero."""

@@ -7,7 +7,8 @@ import os
 import sys
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from tidegate.datapath.maglev import Table
 from tidegate.datapath.table import TableError
 
 _KEPT = 32
+
+_AT_ONCE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +35,7 @@ class Filled:
 
 
 class SlotTables:
-    """The tables in force and the ones before. Those filled last stay open, so that services with equal tables share one."""
+    """The tables in force and the ones before. Some filled last stay open, so that services with equal tables share one."""
 
     def __init__(self, tables: Path, before: Path) -> None:
         """Both are pins of outer maps."""
@@ -42,7 +45,7 @@ class SlotTables:
     def fill(self, digest: int, ids: array[int], build: Callable[[], Table]) -> Filled:
         """Return the inner map of the table `digest`, whose backends sorted by name have these ids; `build` computes it.
 
-        The map stays open until many others were filled; whoever wants it longer puts it in place before.
+        It stays open until `trim`.
         """
         wanted = digest, ids.tobytes()
         if wanted in self._kept:
@@ -53,9 +56,12 @@ class SlotTables:
             self._kept[wanted] = Filled(_create(slots))
         except OSError as error:
             raise TableError(f"no table of {len(slots)} slots can be made: {error}") from error
-        if len(self._kept) > _KEPT:
-            os.close(self._kept.popitem(last=False)[1].fd)
         return self._kept[wanted]
+
+    def trim(self) -> None:
+        """Close all but the last few inner maps; those that are in place live on."""
+        while len(self._kept) > _KEPT:
+            os.close(self._kept.popitem(last=False)[1].fd)
 
     def holds(self, number: int) -> bool:
         """Tell whether a service has a table."""
@@ -71,13 +77,13 @@ class SlotTables:
         with libbpf.opened(libbpf.map_by_id(int.from_bytes(raw, sys.byteorder))) as fd:
             yield Filled(fd)
 
-    def keep(self, number: int, filled: Filled) -> None:
-        """Let a table be the one before."""
-        _update(self._before, number, filled)
+    def keep(self, kept: Mapping[int, Filled]) -> None:
+        """Let tables be the ones before, by service."""
+        _update(self._before, kept)
 
-    def put(self, number: int, filled: Filled) -> None:
-        """Let a table be in force, at once, for every packet from now on."""
-        _update(self._tables, number, filled)
+    def put(self, filled: Mapping[int, Filled]) -> None:
+        """Let tables be in force, by service: each at once, for every packet from then on."""
+        _update(self._tables, filled)
 
     def clear(self, number: int) -> None:
         """Take both tables of a service away; already gone is a success."""
@@ -97,9 +103,19 @@ def _create(slots: array[int]) -> int:
     return fd
 
 
-def _update(outer: int, number: int, filled: Filled) -> None:
+def _update(outer: int, tables: Mapping[int, Filled]) -> None:
+    """Point elements of an outer map to inner ones.
+
+    After each the kernel waits until no program uses what was there before (`maybe_wait_bpf_programs`), some ten
+    milliseconds; threads wait together.
+    """
+    if not tables:
+        return
+    with ThreadPoolExecutor(min(len(tables), _AT_ONCE)) as pool:
+        work = [pool.submit(libbpf.update, outer, _word(number), _word(each.fd)) for number, each in tables.items()]
     try:
-        libbpf.update(outer, _word(number), _word(filled.fd))
+        for each in work:
+            each.result()
     except libbpf.BpfError as error:
         raise TableError(str(error)) from error
 
