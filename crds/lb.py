@@ -82,11 +82,12 @@ class BackendStatus(Model):
 
 
 class LoadBalancerStatus(Model):
-    """What became of it; `connections` are those begun since the balancers' maps were made."""
+    """What became of it; `xdp` says on how many nodes the driver runs the program, `connections` are those begun since the balancers' maps were made."""
 
     conditions: Sequence[Condition] = ()
     backends: Sequence[BackendStatus] = ()
     healthy: str = ""
+    xdp: str = ""
     connections: int = 0
     lastChange: str = ""
     slotsMoved: int = 0

@@ -60,6 +60,7 @@ class ServiceReceipt(Model):
 
     name: str
     unhealthy: Sequence[str] = ()
+    xdp: Literal["", "native", "generic"] = ""
     connections: int = 0
     slotsMoved: int = 0
     lastChange: str = ""

@@ -101,4 +101,5 @@ class Kernel:
 
     def counters(self) -> dict[str, int]:
         """Return packets by reason since the maps were made, summed over all CPUs."""
-        return read_counters(self._counter, self.loaded.layout, "tg_counter")
+        own = read_counters(self._counter, self.loaded.layout, "tg_counter")
+        return own | (self.balancer.counters() if self.balancer else {})

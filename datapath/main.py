@@ -16,6 +16,7 @@ from aiohttp import web
 
 from tidegate.datapath import ask, facts, health, programs, removal
 from tidegate.datapath.agent import Agent
+from tidegate.datapath.balancer import Balancer
 from tidegate.datapath.cni import install
 from tidegate.datapath.cni.endpoints import EndpointStore
 from tidegate.datapath.cni.pods import Pods, PodSettings
@@ -72,7 +73,8 @@ def run(arguments: argparse.Namespace, lead: Leader | None = None) -> int:
     except programs.Unfit as error:
         print(f"tidegate agent: {error}", file=sys.stderr)
         return EXIT_UNFIT
-    kernel = Kernel(places, loaded)
+    balancer = Balancer(places.bpffs / "lb", lambda: programs.ensure_loaded(places, programs.LoadBalancerSizes()))
+    kernel = Kernel(places, loaded, balancer)
     if arguments.action == "remove":
         removal.remove(places, kernel)
         return 0

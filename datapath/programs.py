@@ -39,7 +39,7 @@ class LoadBalancerSizes:
 
     unit: ClassVar[loader.Unit] = loader.LOAD_BALANCER
     TG_LB_MAX_VIPS: int = 65536
-    TG_LB_MAX_SERVICES: int = 16384
+    TG_LB_MAX_SERVICES: int = 32768
     TG_LB_MAX_BACKENDS: int = 16384
     TG_LB_MAX_FLOWS: int = 1048576
     TG_LB_MAX_CLIENTS: int = 65536

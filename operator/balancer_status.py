@@ -44,12 +44,18 @@ def _balancer(
         conditions=both(meta, each.status.conditions, plan.verdicts[key], ready, now),
         backends=backends,
         healthy=f"{up}/{len(backends)}",
+        xdp=_counted(Counter(receipt.xdp for receipt in told if receipt.xdp), len(told)),
         connections=sum(receipt.connections for receipt in told),
         lastChange=newest.lastChange,
         slotsMoved=newest.slotsMoved,
         nodesProgrammed=count,
         observedGeneration=meta.generation,
     )
+
+
+def _counted(words: Mapping[str, int], nodes: int) -> str:
+    """Join words, with their numbers if there is more than one node to speak of."""
+    return ", ".join(f"{number} {word}" if nodes > 1 else word for word, number in sorted(words.items()))
 
 
 def _may_live(state: BackendStatus) -> bool:
@@ -100,7 +106,7 @@ def _capture(
     states = Counter(receipt.state for _, receipt in told)
     return PacketCaptureStatus(
         conditions=both(meta, each.status.conditions, plan.verdicts[key], ready, now),
-        state=", ".join(f"{number} {state}" if len(told) > 1 else state for state, number in sorted(states.items())),
+        state=_counted(states, len(told)),
         nodes=tuple(_node(node, receipt) for node, receipt in told),
         matched=sum(receipt.matched for _, receipt in told),
         written=sum(receipt.written for _, receipt in told),

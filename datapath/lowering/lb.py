@@ -38,6 +38,8 @@ def lower(order: Order, facts: Facts) -> Iterator[Row]:
     nat = {f"nat{version}": mapped(address) for version, address in own.items() if address is not None}
     low, high = NAT_PORTS
     yield Row("tg_lb_config", (), fields(port_min=low, port_max=high, icmp_rate=ICMP_RATE, **nat), OWNER)
+    for uplink in facts.uplinks:
+        yield Row("xdp", uplink.name, "lb", OWNER)
     # Two services may share an address: its own row belongs to the one of the lower number.
     addressed: set[Address] = set()
     for service in sorted(order.services, key=lambda each: each.number):
