@@ -73,9 +73,8 @@ def render_status(statuses: Mapping[str, LoadBalancerStatus], problems: Mapping[
     lines = [f"problem    {file or 'folder'}: {text}" for file, text in sorted(problems.items())]
     for name, status in statuses.items():
         moved = f", {status.slotsMoved} slots moved at {status.lastChange}" if status.lastChange else ""
-        lines.append(
-            f"{KIND}/{name}: {status.healthy} backends, {status.connections} connections, XDP {status.xdp or 'not attached'}{moved}"
-        )
+        xdp = f"XDP {status.xdp or 'not attached'}"
+        lines.append(f"{KIND}/{name}: {status.healthy} backends, {status.connections} connections, {xdp}{moved}")
         lines += [
             f"  {each.type:<9} {each.status:<6} {each.reason}{': ' + each.message if each.message else ''}"
             for each in status.conditions

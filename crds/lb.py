@@ -82,7 +82,7 @@ class BackendStatus(Model):
 
 
 class LoadBalancerStatus(Model):
-    """What became of it; `xdp` says on how many nodes the driver runs the program, `connections` are those begun since the balancers' maps were made."""
+    """What became of it. `xdp` says who runs the program, `connections` are those begun since the maps were made."""
 
     conditions: Sequence[Condition] = ()
     backends: Sequence[BackendStatus] = ()

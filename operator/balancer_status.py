@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from tidegate.crds.capture import NodeCapture, PacketCapture, PacketCaptureStatus
 from tidegate.crds.lb import Backend, BackendStatus, LoadBalancer, LoadBalancerStatus, name_backend
@@ -53,7 +53,7 @@ def _balancer(
     )
 
 
-def _counted(words: Mapping[str, int], nodes: int) -> str:
+def _counted(words: Mapping[Any, int], nodes: int) -> str:
     """Join words, with their numbers if there is more than one node to speak of."""
     return ", ".join(f"{number} {word}" if nodes > 1 else word for word, number in sorted(words.items()))
 

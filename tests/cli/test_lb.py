@@ -78,7 +78,7 @@ def test_status_for_a_person(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     (home / "manifests.yaml").write_text(yaml.safe_dump({"problems": {}}))
     assert main(["lb", "status", "--manifests", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "LoadBalancer/web: 1/1 backends, 0 connections, 7 slots moved at 2030-01-01T00:00:00Z"
+    assert lines[0] == "LoadBalancer/web: 1/1 backends, 0 connections, XDP not attached, 7 slots moved at 2030-01-01T00:00:00Z"
     assert "[fd00::1]:80" in lines[2]
     (home / "manifests.yaml").write_text(yaml.safe_dump({"problems": {"a.yaml": "cut short"}}))
     assert main(["lb", "status", "--manifests", str(tmp_path)]) == 1
