@@ -8,6 +8,25 @@
 
 BPF_TABLE_PINNED("lru_hash", struct tg_flow_key, struct tg_nat, tg_lb_nat, TG_LB_MAX_FLOWS, TG_MAPS "/tg_lb_nat");
 
+BPF_PERCPU_ARRAY(lb_kept, struct lb_packet, 1);
+
+/* What comes out of a map is unknown to the verifier: all ways that lead here become one, else it would follow each of them
+ * through every port that is tried. */
+static __always_inline int lb_forget(struct lb_packet *p)
+{
+	__u32 zero = 0;
+	union lb_flow *flow = p->flow;
+	struct lb_packet *kept = lb_kept.lookup(&zero);
+	if (!kept)
+		return -1;
+	p->flow = 0;
+	*kept = *p;
+	barrier();
+	*p = *kept;
+	p->flow = flow;
+	return 0;
+}
+
 /* The sum over what changes of a flow's two addresses and ports. Both keys begin with them. */
 static __always_inline __u32 lb_sum_change(const union lb_flow *from, const union lb_flow *to, bool v6, __u16 check)
 {
@@ -123,7 +142,7 @@ static __always_inline int lb_send_translated(struct xdp_md *ctx, struct lb_pack
 	__u32 zero = 0;
 	struct tg_lb_config *config = tg_lb_config.lookup(&zero);
 	struct tg_lb_flow *flow = lb_find_flow(p, v6);
-	if (!config || !flow)
+	if (!config || !flow || lb_forget(p))
 		return LB_DROP(NO_PORT);
 	if (v6 == tg_addr_is_ipv4(&backend->addr))
 		return LB_DROP(MIXED_FAMILIES);
@@ -159,6 +178,8 @@ static __always_inline int lb_send_translated(struct xdp_md *ctx, struct lb_pack
 /* An answer from a backend goes to the client as from the virtual address. What is no answer is the stack's. */
 static __always_inline int lb_send_back(struct xdp_md *ctx, struct lb_packet *p, bool v6)
 {
+	if (lb_forget(p))
+		return LB_PASS(OTHER);
 	struct tg_flow_key key = { .proto = p->proto };
 	__u32 ports = lb_ports(p, v6);
 	lb_copy_source(&key.src, p, v6);
