@@ -8,25 +8,6 @@
 
 BPF_TABLE_PINNED("lru_hash", struct tg_flow_key, struct tg_nat, tg_lb_nat, TG_LB_MAX_FLOWS, TG_MAPS "/tg_lb_nat");
 
-BPF_PERCPU_ARRAY(lb_kept, struct lb_packet, 1);
-
-/* What comes out of a map is unknown to the verifier: all ways that lead here become one, else it would follow each of them
- * through every port that is tried. */
-static __always_inline int lb_forget(struct lb_packet *p)
-{
-	__u32 zero = 0;
-	union lb_flow *flow = p->flow;
-	struct lb_packet *kept = lb_kept.lookup(&zero);
-	if (!kept)
-		return -1;
-	p->flow = 0;
-	*kept = *p;
-	barrier();
-	*p = *kept;
-	p->flow = flow;
-	return 0;
-}
-
 /* The sum over what changes of a flow's two addresses and ports. Both keys begin with them. */
 static __always_inline __u32 lb_sum_change(const union lb_flow *from, const union lb_flow *to, bool v6, __u16 check)
 {
@@ -42,9 +23,19 @@ static __always_inline int lb_translate(struct xdp_md *ctx, const struct lb_pack
 	void *l4 = at + ((p->l4 - p->l3) & 1023);
 	bool is_udp = p->proto == IPPROTO_UDP;
 	if (!p->is_later_fragment) {
-		if (l4 + (is_udp ? sizeof(struct udphdr) : sizeof(struct tcphdr)) > end)
-			return -1;
-		__be16 *check = l4 + (is_udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
+		__be16 *check;
+		if (is_udp) {
+			struct udphdr *udp = l4;
+			if ((void *)(udp + 1) > end)
+				return -1;
+			check = &udp->check;
+		} else {
+			struct tcphdr *tcp = l4;
+			if ((void *)(tcp + 1) > end)
+				return -1;
+			check = &tcp->check;
+		}
+		barrier_var(check); /* else the choice is made again, after the verifier forgot which it was */
 		/* A UDP checksum of zero says that there is none, and so a sum of zero is written as its twin. */
 		if (!is_udp || *check) {
 			__u16 sum = lb_fold64(lb_sum_change(p->flow, to, v6, *check));
