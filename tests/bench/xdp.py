@@ -3,8 +3,8 @@
     python tests/bench/xdp.py [--rounds 15] [--packets 100000] [--json FILE]
 
 Nanoseconds a packet by BPF_PROG_TEST_RUN, 64-byte TCP (84 in IPv6), 100 backends, 65537 slots, one CPU, order shuffled in each
-round, medians; the harness, measured with an empty program in the same round, is taken off. Needs root and bcc. Nothing passes or fails
-here. "connection" repeats one SYN; "miss" is an ever new flow in a full table, so that each packet inserts and evicts.
+round, medians; the harness, measured with an empty program in the same round, is taken off. Needs root and bcc. Nothing passes or
+fails here. "connection" repeats one SYN; "miss" is an ever new flow in a full table, so that each packet inserts and evicts.
 """
 
 from __future__ import annotations
