@@ -50,6 +50,9 @@ static __always_inline int lb_decline(struct xdp_md *ctx, struct lb_packet *p, b
 
 static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, bool v6)
 {
+	/* The plain packets keep their registers. */
+	if ((p->tag[0] || p->kind != LB_PORTS || p->is_first_fragment || p->l4 != p->l3 + (v6 ? 40 : 20)) && lb_forget(p))
+		return LB_DROP(REWRITE);
 	if (p->kind == LB_FRAGMENT && lb_follow_fragment(p, v6) == 0) {
 		p->kind = LB_PORTS;
 		p->is_later_fragment = true;

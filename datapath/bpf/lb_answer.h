@@ -144,7 +144,7 @@ static __always_inline int lb_answer_error(struct xdp_md *ctx, struct lb_packet 
 	__u32 quoted = lb_quote_length(p, v6);
 	__u32 header = v6 ? sizeof(struct ipv6hdr) + 8 : sizeof(struct iphdr) + 8;
 	int frame = ctx->data_end - ctx->data;
-	asm volatile("" : "+r"(frame)); /* else clang takes `data_end` from a number, which the verifier forbids */
+	barrier_var(frame); /* else clang takes `data_end` from a number, which the verifier forbids */
 	if (bpf_xdp_adjust_tail(ctx, (int)(p->l3 + quoted) - frame))
 		return LB_DROP(REWRITE);
 	if (bpf_xdp_adjust_head(ctx, -(int)header))

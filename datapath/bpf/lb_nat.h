@@ -23,9 +23,19 @@ static __always_inline int lb_translate(struct xdp_md *ctx, const struct lb_pack
 	void *l4 = at + ((p->l4 - p->l3) & 1023);
 	bool is_udp = p->proto == IPPROTO_UDP;
 	if (!p->is_later_fragment) {
-		if (l4 + (is_udp ? sizeof(struct udphdr) : sizeof(struct tcphdr)) > end)
-			return -1;
-		__be16 *check = l4 + (is_udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
+		__be16 *check;
+		if (is_udp) {
+			struct udphdr *udp = l4;
+			if ((void *)(udp + 1) > end)
+				return -1;
+			check = &udp->check;
+		} else {
+			struct tcphdr *tcp = l4;
+			if ((void *)(tcp + 1) > end)
+				return -1;
+			check = &tcp->check;
+		}
+		barrier_var(check); /* else the choice is made again, after the verifier forgot which it was */
 		/* A UDP checksum of zero says that there is none, and so a sum of zero is written as its twin. */
 		if (!is_udp || *check) {
 			__u16 sum = lb_fold64(lb_sum_change(p->flow, to, v6, *check));
@@ -123,7 +133,7 @@ static __always_inline int lb_send_translated(struct xdp_md *ctx, struct lb_pack
 	__u32 zero = 0;
 	struct tg_lb_config *config = tg_lb_config.lookup(&zero);
 	struct tg_lb_flow *flow = lb_find_flow(p, v6);
-	if (!config || !flow)
+	if (!config || !flow || lb_forget(p))
 		return LB_DROP(NO_PORT);
 	if (v6 == tg_addr_is_ipv4(&backend->addr))
 		return LB_DROP(MIXED_FAMILIES);
@@ -159,6 +169,8 @@ static __always_inline int lb_send_translated(struct xdp_md *ctx, struct lb_pack
 /* An answer from a backend goes to the client as from the virtual address. What is no answer is the stack's. */
 static __always_inline int lb_send_back(struct xdp_md *ctx, struct lb_packet *p, bool v6)
 {
+	if (lb_forget(p))
+		return LB_PASS(OTHER);
 	struct tg_flow_key key = { .proto = p->proto };
 	__u32 ports = lb_ports(p, v6);
 	lb_copy_source(&key.src, p, v6);

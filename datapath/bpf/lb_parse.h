@@ -49,6 +49,8 @@ static __always_inline void *lb_at_ip(void *data, const struct lb_packet *p)
 	return data + (p->l3 & 31);
 }
 
+#define barrier_var(var) asm volatile("" : "+r"(var))
+
 #define LB_TCP_SYN 0x02
 #define LB_TCP_ACK 0x10
 
@@ -261,6 +263,25 @@ static __always_inline int lb_parse_ipv6(struct xdp_md *ctx, struct lb_packet *p
 	p->l4 = p->l3 + at;
 	lb_set_proto(p, true, next);
 	return lb_parse_l4(p, true, next, (void *)ip + at, end);
+}
+
+BPF_PERCPU_ARRAY(lb_kept, struct lb_packet, 1);
+
+/* What comes out of a map is unknown to the verifier: all ways that lead here become one, else it would follow each of them
+ * to the end of the program. */
+static __always_inline int lb_forget(struct lb_packet *p)
+{
+	__u32 zero = 0;
+	union lb_flow *flow = p->flow;
+	struct lb_packet *kept = lb_kept.lookup(&zero);
+	if (!kept)
+		return -1;
+	p->flow = 0;
+	*kept = *p;
+	barrier();
+	*p = *kept;
+	p->flow = flow;
+	return 0;
 }
 
 #endif
