@@ -49,6 +49,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=defaults.pod_cidrs,
         help="who gives nodes their pod ranges, Tidegate or Kubernetes itself (default: %(default)s)",
     )
+    up.add_argument(
+        "--standalone-lb", action="store_true", help="no Kubernetes: a client, a router, two load balancers, four backends"
+    )
     up.add_argument("--no-main-job", dest="main_job", action="store_false", help="no examples, pods and requests")
     _add(actions, "down", _down, "remove every trace of the lab")
     _add(actions, "status", _status, "which processes and nodes are up")
@@ -90,6 +93,7 @@ def _up(arguments: argparse.Namespace) -> int:
             routing=arguments.routing,
             dual=arguments.dual,
             pod_cidrs=arguments.pod_cidrs,
+            standalone_lb=arguments.standalone_lb,
         )
     )
     return 0 if not arguments.main_job or lab.main_job() else 1

@@ -20,7 +20,7 @@ mount_root() {
 }
 
 runtime_packages() {
-    echo containerd runc containernetworking-plugins busybox-static bash curl iproute2 nftables iputils-ping \
+    echo containerd runc containernetworking-plugins busybox-static bash curl ethtool iproute2 nftables iputils-ping \
         python3-bpfcc libbpf1 gcc libc6-dev procps util-linux ca-certificates
     . /etc/os-release
     case "${ID:-}-${VERSION_ID:-}" in

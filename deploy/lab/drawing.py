@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tidegate.lab.topology import Topology
+from tidegate.lab.topology import SWITCH, Topology
 
 
 def draw(topology: Topology, notes: dict[str, str]) -> str:
@@ -15,11 +15,11 @@ def draw(topology: Topology, notes: dict[str, str]) -> str:
         return f"{name:8} {' '.join(ips):{wide}}  {notes.get(name, '')}".rstrip()
 
     servers = [f"  │ {host_line(server.name, server.ips)}" for server in topology.servers]
-    inside = [topology.control, *topology.nodes]
+    inside = [host for host in topology.plugged if host.peer == SWITCH and host != topology.router]
     marks = ["├"] * (len(inside) - 1) + ["└"]
     return "\n".join(
         [
-            "  outside the cluster",
+            "  outside",
             *servers,
             f"  └─┬ {host_line('router', topology.router.ips)}",
             "    │ one switch",

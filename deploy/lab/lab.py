@@ -6,7 +6,7 @@ import signal
 import subprocess
 from functools import cached_property
 
-from tidegate.lab import legacy, machine, mainjob, network, options, rollout, substrate, teardown
+from tidegate.lab import balancers, balancing, legacy, machine, mainjob, network, options, rollout, substrate, teardown
 from tidegate.lab.options import Options
 from tidegate.lab.premises import Premises
 from tidegate.lab.progress import Progress
@@ -34,15 +34,21 @@ class Lab:
         self.down()
         premises = Premises(wanted)
         self.__dict__["premises"] = premises
-        substrate.start(premises, self._progress)
-        rollout.start(premises, self._progress)
+        if wanted.standalone_lb:
+            balancers.start(premises, self._progress)
+        else:
+            substrate.start(premises, self._progress)
+            rollout.start(premises, self._progress)
         (premises.directory / "up").touch()
 
     @property
     def is_up(self) -> bool:
-        """Tell whether it came up completely and its API server still lives."""
+        """Tell whether it came up completely and its API server, or its first agent, still lives."""
         known = options.load(self.name)
-        return known is not None and (known.directory / "up").exists() and self.premises.daemons.is_running("kube-apiserver")
+        if known is None or not (known.directory / "up").exists():
+            return False
+        heart = f"agent-{options.BALANCERS[0]}" if known.standalone_lb else "kube-apiserver"
+        return self.premises.daemons.is_running(heart)
 
     def down(self) -> None:
         """Remove every trace of it; nothing happens when there is none."""
@@ -53,8 +59,9 @@ class Lab:
                 teardown.remove(self.name)
 
     def main_job(self) -> bool:
-        """Ask the servers outside from every pod, print who saw which address, and tell whether all is as expected."""
-        return mainjob.run(self.premises, self._progress)
+        """Send requests along the paths that the lab is about, print who saw what, and tell whether all is as expected."""
+        job = balancing.run if self.premises.options.standalone_lb else mainjob.run
+        return job(self.premises, self._progress)
 
     @cached_property
     def premises(self) -> Premises:
@@ -113,7 +120,8 @@ class Lab:
 
     def start_agent(self, node: str) -> None:
         """Start a node's agent again."""
-        rollout.start_agent(self.premises, node)
+        start = balancers.start_agent if self.premises.options.standalone_lb else rollout.start_agent
+        start(self.premises, node)
 
     def stop_operator(self, number: int = signal.SIGTERM) -> None:
         """Signal the operator and wait until it is gone."""

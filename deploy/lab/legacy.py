@@ -1,6 +1,7 @@
 """A server outside the cluster: it answers with the source address it sees, and notes even a connection's first packet.
 
-Run as `python -m tidegate.lab.legacy LOG`. HTTP on 8080, TCP on 9000, UDP on 9001; both families.
+Run as `python -m tidegate.lab.legacy LOG [NAME]`; NAME is the last word of its answers. HTTP on 8080, TCP on 9000, UDP on
+9001; both families.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import socket
 import struct
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -102,14 +104,14 @@ def _sniff(tap: socket.socket, log: TextIO) -> None:
         log.flush()
 
 
-def _answer(address: tuple[str | Any, int]) -> bytes:
-    return f"{address[0].removeprefix('::ffff:')} {address[1]}\n".encode()
+def _answer(address: tuple[str | Any, int], name: str) -> bytes:
+    return f"{address[0].removeprefix('::ffff:')} {address[1]} {name}".rstrip().encode() + b"\n"
 
 
-async def _http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _http(name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while (await reader.readuntil(b"\r\n\r\n")).startswith(b"GET "):
-            body = _answer(writer.get_extra_info("peername"))
+            body = _answer(writer.get_extra_info("peername"), name)
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
@@ -118,12 +120,12 @@ async def _http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.close()
 
 
-async def _lines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def _lines(name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Answer once at the start and once a line, for clients that keep a connection open."""
     try:
-        writer.write(_answer(writer.get_extra_info("peername")))
+        writer.write(_answer(writer.get_extra_info("peername"), name))
         while await reader.readline():
-            writer.write(_answer(writer.get_extra_info("peername")))
+            writer.write(_answer(writer.get_extra_info("peername"), name))
             await writer.drain()
     except ConnectionError:
         pass  # clients may go as they like
@@ -132,27 +134,30 @@ async def _lines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, name: str) -> None:
+        self._name = name
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # asyncio's own datagram transport is no DatagramTransport before Python 3.12, so isinstance cannot say it.
         self._transport = cast(asyncio.DatagramTransport, transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
-        self._transport.sendto(_answer(addr), addr)
+        self._transport.sendto(_answer(addr, self._name), addr)
 
 
-async def serve(log_file: Path) -> None:
+async def serve(log_file: Path, name: str) -> None:
     """Serve until ended."""
     tap = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ALL_PROTOCOLS))
     tap.bind(("eth0", _ALL_PROTOCOLS))
     loop = asyncio.get_running_loop()
     with log_file.open("a") as log:
         loop.add_reader(tap, _sniff, tap, log)
-        await asyncio.start_server(_http, ["0.0.0.0", "::"], HTTP_PORT, backlog=1024)
-        await asyncio.start_server(_lines, ["0.0.0.0", "::"], TCP_PORT, backlog=1024)
+        await asyncio.start_server(partial(_http, name), ["0.0.0.0", "::"], HTTP_PORT, backlog=1024)
+        await asyncio.start_server(partial(_lines, name), ["0.0.0.0", "::"], TCP_PORT, backlog=1024)
         # For datagrams asyncio opens one socket, and an IPv6 one takes IPv4 too: its senders come as ::ffff:192.0.2.1.
-        await loop.create_datagram_endpoint(_Datagrams, ("::", UDP_PORT), family=socket.AF_INET6)
+        await loop.create_datagram_endpoint(lambda: _Datagrams(name), ("::", UDP_PORT), family=socket.AF_INET6)
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(Path(sys.argv[1])))
+    asyncio.run(serve(Path(sys.argv[1]), " ".join(sys.argv[2:])))

@@ -13,16 +13,23 @@ ROOT = Path("/run/tidegate-lab")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,13}[a-z0-9])?")
 _MOST_NODES = 40
 
+BALANCERS = ("lb1", "lb2")
+BACKENDS = ("backend1", "backend2", "backend3", "backend4")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """One lab: `pod_cidrs` says who cuts the pod ranges, Tidegate's IPPool or Kubernetes' own node controller."""
+    """One lab: `pod_cidrs` says who cuts the pod ranges, Tidegate's IPPool or Kubernetes' own node controller.
+
+    With `standalone_lb` there is no Kubernetes: two load balancers and four backends are the nodes.
+    """
 
     name: str = "default"
     nodes: int = 3
     routing: Literal["tunnel", "native"] = "tunnel"
     dual: bool = True
     pod_cidrs: Literal["pool", "node"] = "pool"
+    standalone_lb: bool = False
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -37,7 +44,9 @@ class Options:
 
     @property
     def node_names(self) -> tuple[str, ...]:
-        """`node1` to `nodeN`."""
+        """`node1` to `nodeN`, or the load balancers and their backends."""
+        if self.standalone_lb:
+            return (*BALANCERS, *BACKENDS)
         return tuple(f"node{number}" for number in range(1, self.nodes + 1))
 
     def save(self, file: Path) -> None:

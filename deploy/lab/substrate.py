@@ -22,7 +22,7 @@ def start(premises: Premises, progress: Progress) -> None:
     """Start everything up to nodes that register themselves."""
     machine.prepare()
     binaries.ensure(progress)
-    _make_directory(premises)
+    make_directory(premises)
     with progress.step("network, certificates, image"), ThreadPoolExecutor() as pool:
         waiting: list[Future[Any]] = [
             pool.submit(network.build, premises.topology),
@@ -58,7 +58,7 @@ def _registered(premises: Premises) -> bool:
     return len(premises.api.items("/api/v1/nodes")) == premises.options.nodes
 
 
-def _make_directory(premises: Premises) -> None:
+def make_directory(premises: Premises) -> None:
     """Make the lab's directory in memory: overlayfs works there on any disk, and a power cut leaves nothing."""
     premises.directory.mkdir(parents=True)
     command("mount", "-t", "tmpfs", "-o", "mode=0700", f"tidegate-lab-{premises.options.name}", str(premises.directory))

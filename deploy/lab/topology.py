@@ -1,6 +1,7 @@
 """Which hosts a lab has, their addresses and links: pure, rendered as input for `ip -batch`.
 
-A switch joins the nodes, the control plane and a router; behind the router stand the servers outside the cluster.
+A switch joins the nodes, the control plane and a router; behind the router stand the servers outside the cluster. Without
+Kubernetes the nodes are load balancers and backends, and behind the router stands their client.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ API_SERVICE = "10.96.0.1"
 
 CONTROL, ROUTER, SWITCH = "control", "router", "switch"
 SERVERS = ("legacy1", "legacy2")
+CLIENT = "client"
+VIPS = ("192.0.2.80", "2001:db8:80::80")
 
-_SERVER_NETWORKS = {
+_OUTSIDE = {
     "legacy1": (ip_interface("198.51.100.10/24"), ip_interface("2001:db8:100::10/64")),
     "legacy2": (ip_interface("203.0.113.10/24"), ip_interface("2001:db8:203::10/64")),
+    CLIENT: (ip_interface("198.51.100.10/24"), ip_interface("2001:db8:100::10/64")),
 }
 
 Interface = IPv4Interface | IPv6Interface
@@ -58,15 +62,18 @@ class Topology:
         # fd30::11 is written like its IPv4 sibling .11: a person reads both off the same number.
         self.nodes = tuple(on_switch(name, 10 + number) for number, name in enumerate(options.node_names, 1))
         self.servers = tuple(
-            Host(name, _SERVER_NETWORKS[name][:families], _first_hosts(name)[:families], ROUTER) for name in SERVERS
+            Host(name, _OUTSIDE[name][:families], _first_hosts(name)[:families], ROUTER)
+            for name in ((CLIENT,) if options.standalone_lb else SERVERS)
         )
+        self.vips = VIPS[:families]
         self.pod_cidrs = POD_CIDRS[:families]
         self.service_cidrs = SERVICE_CIDRS[:families]
 
     @property
     def plugged(self) -> tuple[Host, ...]:
         """All hosts that have an uplink, in the order in which they are made."""
-        return (self.router, self.control, *self.nodes, *self.servers)
+        control = () if self.options.standalone_lb else (self.control,)
+        return (self.router, *control, *self.nodes, *self.servers)
 
     def namespace(self, host: str) -> str:
         """Name the namespace of a host."""
@@ -109,14 +116,14 @@ class Topology:
         """What is set before a host's links come up: forwarding like a stock machine's, whatever this one has."""
         forwards = "1" if host == ROUTER else "0"
         settings = {"net/ipv4/ip_forward": forwards, "net/ipv6/conf/all/forwarding": forwards}
-        for device in ("eth0", *(SERVERS if host == ROUTER else ())):
+        for device in ("eth0", *(server.name for server in self.servers if host == ROUTER)):
             settings[f"net/ipv6/conf/{device}/accept_dad"] = "0"
             settings[f"net/ipv6/conf/{device}/disable_ipv6"] = "0" if self.options.dual else "1"
         return settings
 
 
 def _first_hosts(server: str) -> tuple[str, ...]:
-    return tuple(str(address.network[1]) for address in _SERVER_NETWORKS[server])
+    return tuple(str(address.network[1]) for address in _OUTSIDE[server])
 
 
 def _flags(address: Interface) -> str:

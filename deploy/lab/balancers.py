@@ -1,0 +1,140 @@
+"""Load balancers and backends without Kubernetes: each machine has an agent that is led by a folder of manifests."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tidegate.lab import machine, network
+from tidegate.lab.api import ApiError
+from tidegate.lab.options import BACKENDS, BALANCERS
+from tidegate.lab.premises import PROJECT, Premises, command
+from tidegate.lab.progress import Progress
+from tidegate.lab.substrate import make_directory
+from tidegate.lab.topology import CLIENT, ROUTER, SWITCH
+
+EXAMPLES = PROJECT / "deploy/examples/standalone-lb"
+
+_AGENT_PORT = 9976
+
+
+def start(premises: Premises, progress: Progress) -> None:
+    """Start everything and wait until every machine has done what its manifests say."""
+    machine.prepare()
+    make_directory(premises)
+    with progress.step("network"):
+        network.build(premises.topology)
+        _make_cables_real(premises)
+        spread(premises, BALANCERS)
+    with progress.step("backends' servers, agents, manifests in force"):
+        for name in BACKENDS:
+            log = premises.directory / f"{name}.syn.log"
+            run = premises.python("tidegate.lab.legacy", str(log), name)
+            premises.daemons.start(f"server-{name}", [*premises.inside(name), *run])
+        for name in premises.options.node_names:
+            folder = manifests(premises, name)
+            folder.mkdir()
+            _write(folder / "node.yaml", _node(name))
+            for example in sorted(EXAMPLES.glob("*.yaml")):
+                shutil.copy(example, folder)
+            start_agent(premises, name)
+        for name in BALANCERS:
+            premises.wait(f"conditions of the LoadBalancers on {name}", lambda name=name: in_force(premises, name), 60)  # type: ignore[misc]
+
+
+def manifests(premises: Premises, name: str) -> Path:
+    """The folder that leads a machine's agent."""
+    return premises.node(name).top / "manifests"
+
+
+def start_agent(premises: Premises, name: str) -> None:
+    """Start the agent of one machine."""
+    paths = premises.node(name)
+    host = next(node for node in premises.topology.nodes if node.name == name)
+    flags = {
+        "--node": name,
+        "--manifests": manifests(premises, name),
+        "--state-dir": paths.agent,
+        "--bpffs": premises.bpffs / name,
+        "--http": f"{host.ips[0]}:{_AGENT_PORT}",
+    }
+    run = premises.python("tidegate.cli.main", "agent", *(str(word) for pair in flags.items() for word in pair))
+    premises.daemons.start(f"agent-{name}", [*premises.inside(name), *run])
+
+
+def spread(premises: Premises, balancers: tuple[str, ...]) -> None:
+    """Let the router send the virtual addresses to some balancers, each flow to one of them by its ports too."""
+    lines = []
+    hops = {host.name: host.ips for host in premises.topology.nodes}
+    for index, vip in enumerate(premises.topology.vips):
+        ways = " ".join(f"nexthop via {hops[name][index]} dev eth0" for name in balancers)
+        lines.append(f"route replace {vip} {ways}")
+    network.batch(lines, premises.topology.namespace(ROUTER))
+
+
+def change(premises: Premises, name: str, edit: Any) -> None:
+    """Edit a LoadBalancer on every machine, as a tool that distributes files would: `edit` changes its spec in place."""
+    for host in premises.options.node_names:
+        for file in sorted(manifests(premises, host).glob("*.yaml")):
+            documents = list(yaml.safe_load_all(file.read_text()))
+            found = [each for each in documents if (each["kind"], each["metadata"]["name"]) == ("LoadBalancer", name)]
+            for each in found:
+                edit(each["spec"])
+            if found:
+                _write(file, *documents)
+
+
+def statuses(premises: Premises, name: str) -> dict[str, Any]:
+    """Return what a machine's agent says of its LoadBalancers, by name."""
+    files = (manifests(premises, name) / "status").glob("LoadBalancer-*.yaml")
+    return {each["metadata"]["name"]: each["status"] for each in (yaml.safe_load(file.read_text()) for file in files)}
+
+
+def in_force(premises: Premises, name: str) -> bool:
+    """Tell whether a machine's LoadBalancers are all Accepted and Ready, and every backend is found alive."""
+    found = statuses(premises, name)
+    wanted = {each["metadata"]["name"] for file in EXAMPLES.glob("*.yaml") for each in yaml.safe_load_all(file.read_text())}
+    for one in wanted:
+        conditions = {each["type"]: each for each in found.get(one, {}).get("conditions", ())}
+        for kind in ("Accepted", "Ready"):
+            if conditions.get(kind, {}).get("status") != "True":
+                raise ApiError(0, f"{one} on {name} is not {kind}: {conditions.get(kind, 'no status yet')}")
+    return True
+
+
+def _node(name: str) -> dict[str, Any]:
+    role = "balancer" if name in BALANCERS else "backend"
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"role": role}}}
+
+
+def _write(file: Path, *documents: Any) -> None:
+    """Replace a file in one step, as a careful tool does."""
+    aside = file.with_suffix(".new")
+    aside.write_text(yaml.safe_dump_all(documents, sort_keys=False))
+    aside.replace(file)
+
+
+def _make_cables_real(premises: Premises) -> None:
+    """Take from the veths what no cable has: packets without checksum or over the MTU, which XDP would see as they are.
+
+    A veth delivers what an XDP program sends back only to a peer that polls, which it does with GRO.
+    """
+
+    def without(host: str, device: str) -> None:
+        command(*premises.inside(host), "ethtool", "-K", device, "tx", "off", "tso", "off", "gso", "off")
+
+    without(CLIENT, "eth0")
+    for name in premises.options.node_names:
+        without(name, "eth0")
+    for name in BALANCERS:
+        command(*premises.inside(SWITCH), "ethtool", "-K", name, "gro", "on")
+    network.write_sysctls(
+        premises.topology.namespace(ROUTER),
+        {
+            "net/ipv4/fib_multipath_hash_policy": "1",
+            "net/ipv6/fib_multipath_hash_policy": "1",
+        },
+    )
