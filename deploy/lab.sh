@@ -10,5 +10,5 @@ if [ $# -eq 0 ]; then
     say "Tidegate's lab: real Kubernetes nodes, an egress gateway, and servers outside, in namespaces of this machine."
     say "The first run installs packages and builds Kubernetes from source: about ten minutes. Later ones: half a minute."
 fi
-set_up
+set_up "$(lab_packages)"
 exec .venv/bin/tidegate lab "${@:-up}"

@@ -1,4 +1,4 @@
-# Sourced in the repository's root by deploy/lab.sh and tests/run.sh: brings distribution packages and .venv.
+# Sourced in the repository's root by deploy/agent.sh, deploy/lab.sh and tests/run.sh: brings distribution packages and .venv.
 #
 #   set_up ["EXTRA PACKAGES" ["EXTRA REQUIREMENT FILES"]]
 #
@@ -19,13 +19,16 @@ mount_root() {
     exec chroot "$TIDEGATE_ROOT" sh -c 'cd "$1"; shift; exec sh "$@"' _ "$(pwd -P)" "$@"
 }
 
-runtime_packages() {
-    echo containerd runc containernetworking-plugins busybox-static bash curl ethtool iproute2 nftables iputils-ping \
-        python3-bpfcc libbpf1 gcc libc6-dev procps util-linux ca-certificates
+lab_packages() {
+    echo containerd runc containernetworking-plugins busybox-static bash curl ethtool nftables iputils-ping procps util-linux
+}
+
+agent_packages() {
+    echo python3-bpfcc libbpf1 gcc libc6-dev iproute2 ca-certificates
     . /etc/os-release
     case "${ID:-}-${VERSION_ID:-}" in
-        ubuntu-22.04) echo python3.11 python3.11-venv ;;  # its python3 is 3.10
-        *) echo python3 python3-venv ;;
+        ubuntu-22.04) echo python3.11 python3.11-venv python3.11-dev ;;  # its python3 is 3.10
+        *) echo python3 python3-venv python3-dev ;;
     esac
     # bcc wants a header tree, and any version serves: the programs use stable kernel interfaces only.
     if ! ls -d /usr/src/linux-headers-* >/dev/null 2>&1; then
@@ -48,7 +51,7 @@ missing_packages() {
 install_packages() {
     command -v apt-get >/dev/null || { echo "tidegate needs apt-get: Debian 12/13 or Ubuntu 22.04/24.04" >&2; exit 1; }
     # shellcheck disable=SC2086,SC2046
-    missing=$(missing_packages $(runtime_packages) $*)
+    missing=$(missing_packages $(agent_packages) $*)
     [ -n "$missing" ] || return 0
     say "installing packages (one to three minutes, once): $missing"
     apt-get update -qq

@@ -18,7 +18,7 @@ emulator_packages() {
 
 mount_root tests/run.sh "$@"
 tiers=${*:-lint types unit bpf netns vm cluster}
-packages="git iperf3 tcpdump tshark"
+packages="$(lab_packages) git iperf3 tcpdump tshark"
 case " $tiers " in *" vm "*) packages="$packages $(emulator_packages)" ;; esac
 set_up "$packages" deploy/requirements-dev.txt
 PATH="$PWD/.venv/bin:$PATH"
