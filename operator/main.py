@@ -68,8 +68,7 @@ class _Operator:
         identity = f"{socket.gethostname()}_{os.getpid()}"
         election = Election(access.client, identity)
         stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        _hear_signals(stop)
         try:
             if not await _until(stop, election.acquire()):
                 return 0
@@ -131,6 +130,11 @@ class _Operator:
         )
 
 
+def _hear_signals(stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+
+
 async def _until(stop: asyncio.Event, work: object) -> bool:
     """Run `work` until it ends (True) or `stop` is set (False)."""
     task = asyncio.ensure_future(work)  # type: ignore[call-overload]
@@ -148,6 +152,7 @@ async def _until(stop: asyncio.Event, work: object) -> bool:
 async def _feed(store: Store, access: Access, stop: asyncio.Event) -> None:
     """Bring our own kinds into the store: list them once, then follow kopf's events, and list now and then."""
     await _audit_until_done(store)
+    ready = asyncio.Event()
     watching = asyncio.create_task(
         kopf.operator(
             registry=handlers.REGISTRY,
@@ -155,11 +160,16 @@ async def _feed(store: Store, access: Access, stop: asyncio.Event) -> None:
             memo=handlers.Memo(store, access),
             standalone=True,
             clusterwide=True,
-            stop_flag=stop,
+            ready_flag=ready,
         ),
         name="kopf.operator",
     )
     try:
+        starting = asyncio.create_task(ready.wait())
+        await asyncio.wait([watching, starting], return_when=asyncio.FIRST_COMPLETED)
+        starting.cancel()
+        # kopf has taken the signals over, and at one would wait five seconds for every other task of this process.
+        _hear_signals(stop)
         pause = AUDIT_S[0]
         while not watching.done():
             done, _ = await asyncio.wait([watching], timeout=pause)
@@ -167,7 +177,7 @@ async def _feed(store: Store, access: Access, stop: asyncio.Event) -> None:
             if not done:
                 await _audit_until_done(store)
         watching.result()
-        # kopf takes the signals over, so its clean end is how a request to stop reaches us. Whoever waits for it cancels us.
+        # A signal that came while kopf started ended it. Whoever waits for `stop` cancels us.
         stop.set()
         await asyncio.Event().wait()
     finally:
