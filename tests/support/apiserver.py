@@ -160,7 +160,7 @@ def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM)
     """End a process and return its exit code."""
     process.send_signal(how)
     try:
-        return process.wait(10)
+        return process.wait(4)  # less than the five seconds that kopf would wait
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
