@@ -140,6 +140,7 @@ def order(node: str, inputs: Inputs, endpoints: Iterable[Endpoint]) -> Order:
         peers=tuple(inputs.peers),
         rules=tuple(inputs.rules),
         services=tuple(each for each in inputs.services if each.spec.nodeSelector.matches(inputs.node_labels)),
+        dsr=tuple(each for each in inputs.services if each.spec.mode == "DSR"),
         captures=tuple(each for each in inputs.captures if each.spec.nodeSelector.matches(inputs.node_labels)),
         state=inputs.state,
         node_labels=inputs.node_labels,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from ipaddress import ip_address
 
 from tidegate.datapath import facts as facts_module
@@ -11,13 +11,14 @@ from tidegate.datapath import libbpf
 from tidegate.datapath.balancer import Balancer
 from tidegate.datapath.facts import Facts
 from tidegate.datapath.lower import DEPENDENCY_ORDER, lower
+from tidegate.datapath.lowering import lb_backend
 from tidegate.datapath.order import Order
 from tidegate.datapath.owned import Places
 from tidegate.datapath.programs import Loaded
 from tidegate.datapath.table import Failed, Receipt, Table, reconcile
 from tidegate.datapath.tables.announcements import AnnouncementTable
 from tidegate.datapath.tables.links import LinkTable
-from tidegate.datapath.tables.maps import ArrayTable, MapTable, read_counters
+from tidegate.datapath.tables.maps import ArrayTable, HashTable, MapTable, read_counters
 from tidegate.datapath.tables.neighbours import NeighbourTable
 from tidegate.datapath.tables.netlink import Netlink
 from tidegate.datapath.tables.notrack import NotrackTable
@@ -27,7 +28,7 @@ from tidegate.datapath.tables.rules import RuleTable
 from tidegate.datapath.tables.sysctls import SysctlTable
 from tidegate.datapath.tc import Attachments, Filters, Links
 
-_ARRAYS = {"tg_config"}
+_KINDS: Mapping[str, type[MapTable]] = {"tg_config": ArrayTable, "tg_dsr": HashTable}
 
 
 class Kernel:
@@ -42,7 +43,7 @@ class Kernel:
         self._announcements = AnnouncementTable()
         self._notrack = NotrackTable()
         self._maps = [
-            (ArrayTable if name in _ARRAYS else MapTable)(loaded.maps / name, loaded.layout.maps[name])
+            _KINDS.get(name, MapTable)(loaded.maps / name, loaded.layout.maps[name])
             for name in DEPENDENCY_ORDER
             if name.startswith("tg_")
         ]
@@ -81,6 +82,7 @@ class Kernel:
     def _pass(self, order: Order, may_drop: bool) -> tuple[Facts, Receipt]:
         facts = self.read_facts(order)
         receipt = reconcile(self._tables(order), lower(order, facts), may_drop=may_drop)
+        receipt.failures += lb_backend.failures(order, facts)
         if self.balancer is not None:
             receipt.add(self.balancer.apply(order, facts, may_drop=may_drop))
         else:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from tidegate.datapath.facts import Facts
-from tidegate.datapath.lowering import egress, pods, routing
+from tidegate.datapath.lowering import egress, lb_backend, pods, routing
 from tidegate.datapath.order import Order
 from tidegate.datapath.table import Row
 
-LOWERINGS = (routing.lower, egress.lower, pods.lower)
+LOWERINGS = (routing.lower, egress.lower, pods.lower, lb_backend.lower)
 
 DEPENDENCY_ORDER = (
     "sysctls",
@@ -24,6 +24,7 @@ DEPENDENCY_ORDER = (
     "tg_egress",
     "tg_local",
     "tg_endpoint",
+    "tg_dsr",
     "programs",
 )
 """Puts go down this list and drops up: a pod refers to its class, a class to its policies, a program to all of them."""

@@ -46,6 +46,7 @@ class LocalPod:
 class Order:
     """The operator's order for `node`, of services and captures those that it has to do with, and the node's pods.
 
+    `dsr` has all services that use direct return, whoever balances them: the node may be a backend of any of them.
     `dead` has for each service's name the backends, by name, that the health checks have taken out.
     """
 
@@ -58,6 +59,7 @@ class Order:
     node_labels: Mapping[str, str] = field(default_factory=dict)
     pods: tuple[LocalPod, ...] = ()
     services: tuple[BalancedService, ...] = ()
+    dsr: tuple[BalancedService, ...] = ()
     captures: tuple[OrderedCapture, ...] = ()
     dead: Mapping[str, frozenset[str]] = field(default_factory=dict)
 

@@ -102,25 +102,27 @@ static __always_inline int tg_read_quote(struct __sk_buff *skb, const struct tg_
 	return 0;
 }
 
-/* Put the pod's address and port into the quoted packet; the error's own checksum follows. */
+/* Put another address and port into the quoted packet, as its source or its destination; the error's own checksum follows. */
 static __always_inline int tg_rewrite_quote(struct __sk_buff *skb, const struct tg_packet *p, const struct tg_quote *q,
-					    const struct tg_addr *address, __be16 port)
+					    bool source, const struct tg_addr *address, __be16 port)
 {
 	__u32 csum = p->l4 + 2;
-	__be16 from_port = q->back_key.dport;
+	const struct tg_addr *from_address = source ? &q->back_key.dst : &q->back_key.src;
+	__be16 from_port = source ? q->back_key.dport : q->back_key.sport;
 	if (from_port != port) {
-		if (bpf_l4_csum_replace(skb, csum, from_port, port, 2) ||
-		    bpf_skb_store_bytes(skb, q->l4 + (q->is_echo ? 4 : 0), &port, 2, 0))
+		__u32 at = q->l4 + (q->is_echo ? 4 : source ? 0 : 2);
+		if (bpf_l4_csum_replace(skb, csum, from_port, port, 2) || bpf_skb_store_bytes(skb, at, &port, 2, 0))
 			return -1;
 	}
 	if (p->is_ipv4) {
-		__be32 from = q->back_key.dst.word[3], to = address->word[3];
+		__be32 from = from_address->word[3], to = address->word[3];
 		/* The quoted header's checksum changes against its address, so the error's checksum stays as it is. */
-		return bpf_l3_csum_replace(skb, q->ip + 10, from, to, 4) || bpf_skb_store_bytes(skb, q->ip + 12, &to, 4, 0);
+		return bpf_l3_csum_replace(skb, q->ip + 10, from, to, 4) ||
+		       bpf_skb_store_bytes(skb, q->ip + (source ? 12 : 16), &to, 4, 0);
 	}
 	struct tg_addr new = *address;
-	return bpf_l4_csum_replace(skb, csum, 0, tg_csum_diff(&q->back_key.dst, &new), 0) ||
-	       bpf_skb_store_bytes(skb, q->ip + 8, new.word, sizeof(new), 0);
+	return bpf_l4_csum_replace(skb, csum, 0, tg_csum_diff(from_address, &new), 0) ||
+	       bpf_skb_store_bytes(skb, q->ip + (source ? 8 : 24), new.word, sizeof(new), 0);
 }
 
 /* An ICMP error about a translated connection goes to its pod, as if nothing had been translated. */
@@ -133,7 +135,7 @@ static __always_inline int tg_error_back(struct __sk_buff *skb, const struct tg_
 	if (!back)
 		return TG_PASS(HOST);
 	struct tg_addr address = back->addr, home = back->via;
-	if (tg_rewrite_quote(skb, p, &quote, &address, back->port))
+	if (tg_rewrite_quote(skb, p, &quote, true, &address, back->port))
 		return TG_DROP(REWRITE);
 	if (tg_rewrite(skb, p, false, &address, 0, 0))
 		return TG_DROP(REWRITE);

@@ -78,13 +78,13 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 	struct tg_hop *hop = tg_hop.lookup(&id);
 	if (!hop)
 		return LB_DROP(NO_BACKEND);
-	__u32 refused = lb_refresh_hop(ctx, backend, hop);
+	bool translates = service->flags & TG_SERVICE_DNAT;
+	__u32 refused = lb_refresh_hop(ctx, backend, hop, translates);
 	if (refused)
 		return lb_exit(XDP_DROP, refused);
 	if (p->ttl <= 1)
 		return lb_answer_error(ctx, p, v6, LB_EXPIRED, 0);
 	bool outer_v6 = backend->addr.word[0] != 0; /* no unicast IPv6 address begins with four zero bytes, mapped ones do */
-	bool translates = service->flags & TG_SERVICE_DNAT;
 	__u32 header = translates ? 0 : outer_v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	if (p->length + header > hop->mtu)
 		return lb_answer_error(ctx, p, v6, LB_TOO_BIG, hop->mtu - header);

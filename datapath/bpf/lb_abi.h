@@ -55,6 +55,8 @@ struct tg_slots {
 	__u32 backend[2];
 };
 
+#define TG_BACKEND_HERE 1u /* an address of this machine or a pod of it: the tc programs take the outer header off again */
+
 struct tg_backend {
 	struct tg_addr addr;
 	__be16 port;

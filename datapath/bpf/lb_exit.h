@@ -8,6 +8,7 @@ enum tg_reason {
 	TG_PASS_OTHER,         /* not to a virtual address */
 	TG_PASS_NO_FRONTEND,   /* to a virtual address that leaves the rest to the stack */
 	TG_PASS_NO_NEIGHBOUR,  /* encapsulated, but the stack must find the next hop's link address first */
+	TG_PASS_HERE,          /* encapsulated, for a backend on this machine */
 	TG_FORWARD_DSR,
 	TG_FORWARD_DSR_ERROR,  /* an ICMP error about a flow, to the flow's backend */
 	TG_FORWARD_DNAT,

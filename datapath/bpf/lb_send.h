@@ -57,8 +57,15 @@ static __always_inline __u32 lb_find_way(struct xdp_md *ctx, const struct tg_add
 }
 
 /* The way to a backend, looked up at most every LB_HOP_NS on this CPU. Returns 0 or a TG_DROP reason. */
-static __always_inline __u32 lb_refresh_hop(struct xdp_md *ctx, const struct tg_backend *backend, struct tg_hop *hop)
+static __always_inline __u32 lb_refresh_hop(struct xdp_md *ctx, const struct tg_backend *backend, struct tg_hop *hop,
+					    bool translates)
 {
+	if ((backend->flags & TG_BACKEND_HERE) && !translates) {
+		hop->born = 0;
+		hop->ifindex = 0;
+		hop->mtu = 65535;
+		return 0;
+	}
 	__u64 jiffy = tg_jiffies();
 	if (hop->jiffy == jiffy && hop->born == backend->born)
 		return 0;
@@ -193,7 +200,7 @@ static __always_inline int lb_encapsulate(struct xdp_md *ctx, struct lb_packet *
 		lb_write_outer_ipv4(ip, p, v6, source, backend->addr.word[3]);
 	}
 	if (!ifindex)
-		return LB_PASS(NO_NEIGHBOUR);
+		return backend->flags & TG_BACKEND_HERE ? LB_PASS(HERE) : LB_PASS(NO_NEIGHBOUR);
 	return lb_transmit(ctx, p, ifindex, p->kind == LB_ERROR ? TG_FORWARD_DSR_ERROR : TG_FORWARD_DSR);
 }
 

@@ -16,8 +16,7 @@
 
 #include "tg_abi.h"
 #include "tg_exit.h"
-#include "egress_back.h"
-#include "routing.h"
+#include "lb_backend.h"
 
 /* From a pod: tc ingress of its link's host side. */
 int pod_out(struct __sk_buff *skb)
@@ -38,6 +37,10 @@ int pod_out(struct __sk_buff *skb)
 	if (!tg_addr_equal(&p->key.src, p->is_ipv4 ? &pod->ip4 : &pod->ip6))
 		return TG_DROP(SPOOFED);
 	struct tg_flow *flow = tg_flow.lookup(&p->key);
+	struct tg_quote quote;
+	struct tg_flow *answered = tg_find_answered(skb, p, flow, &quote);
+	if (answered && answered->created >= pod->born)
+		return tg_answer_of_pod(skb, config, p, answered, &quote);
 	if (flow && flow->kind == TG_FLOW_STACK && flow->created >= pod->born && !tg_is_tcp_open(p))
 		return TG_PASS(STACK_FLOW);
 	struct tg_local *neighbour = tg_local.lookup(&p->key.dst);
@@ -144,6 +147,14 @@ int uplink_in(struct __sk_buff *skb)
 		return TG_PASS(HOST);
 	if (tg_is_of_tunnel(skb, config))
 		return TG_PASS(TUNNEL);
+	struct tg_outer outer;
+	tg_read_outer(skb, &outer);
+	if (outer.length) {
+		struct tg_quote quote;
+		struct tg_dsr *row = tg_find_backend(skb, p, &outer, &quote);
+		if (row)
+			return tg_to_backend(skb, p, &outer, row, &quote);
+	}
 	if (tg_parse(skb, p) != TG_PARSED)
 		return TG_PASS(NOT_IP);
 	struct tg_local *pod = tg_local.lookup(&p->key.dst);
@@ -182,6 +193,10 @@ int uplink_out(struct __sk_buff *skb)
 	struct tg_endpoint *pod = 0;
 	struct tg_range *range = 0;
 	struct tg_flow *flow = tg_flow.lookup(&p->key);
+	struct tg_quote quote;
+	struct tg_flow *answered = tg_find_answered(skb, p, flow, &quote);
+	if (answered)
+		return tg_answer(skb, p, answered, &quote, 0) ? TG_DROP(REWRITE) : TG_PASS(DSR_ANSWER);
 	if (local) {
 		__u32 ifindex = local->ifindex;
 		pod = tg_endpoint.lookup(&ifindex);

@@ -104,6 +104,7 @@ struct tg_flow_key {
 #define TG_FLOW_TUNNEL 3 /* to the gateway `addr` with policy `number` */
 #define TG_FLOW_SNAT 4   /* translated here to `addr`:`port` */
 #define TG_FLOW_BACK 5   /* reverse entry of TG_FLOW_SNAT: to the pod `addr`:`port` behind node `via` (zero: here) */
+#define TG_FLOW_DSR 6    /* came through a balancer: answers leave as `addr`:`port`; `number` is the way's MTU, bytes */
 
 #define TG_STATE_ANSWERED 1u
 #define TG_STATE_CLOSING 2u
@@ -133,6 +134,26 @@ struct tg_frag {
 	__be16 dport;
 };
 
+#define TG_DSR_QUOTED 8 /* backends of one address that a frontend's ICMP errors can be told apart by */
+
+/* What a balancer sent to a backend of this node. ICMP errors name the frontend's port and not the backend's: for them each
+ * backend has a row more, counted in `quoted` from 1 on, up to TG_DSR_QUOTED. */
+struct tg_dsr_key {
+	struct tg_addr outer; /* destination of the outer header: the backend's address */
+	struct tg_addr vip;
+	__be16 port; /* of the inner destination; with `quoted` of the quoted source */
+	__u8 proto;
+	__u8 quoted;
+};
+
+struct tg_dsr {
+	struct tg_addr target; /* who listens, in the family of `vip` */
+	__be16 target_port;
+	__be16 vip_port;
+	__u16 mtu; /* of the way from the balancer less the outer header, bytes */
+	__u16 pad;
+};
+
 _Static_assert(sizeof(struct tg_config) == 24, "tg_config");
 _Static_assert(sizeof(struct tg_endpoint) == 48, "tg_endpoint");
 _Static_assert(sizeof(struct tg_range_key) == 20, "tg_range_key");
@@ -142,5 +163,7 @@ _Static_assert(sizeof(struct tg_path) == TG_SLOTS + 20 * TG_GATEWAYS + 4, "tg_pa
 _Static_assert(sizeof(struct tg_source) == 40, "tg_source");
 _Static_assert(sizeof(struct tg_flow_key) == 40, "tg_flow_key");
 _Static_assert(sizeof(struct tg_flow) == 64, "tg_flow");
+_Static_assert(sizeof(struct tg_dsr_key) == 36, "tg_dsr_key");
+_Static_assert(sizeof(struct tg_dsr) == 24, "tg_dsr");
 
 #endif

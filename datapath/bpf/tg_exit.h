@@ -16,6 +16,8 @@ enum tg_reason {
 	TG_PASS_TTL,            /* the stack answers with "time exceeded" */
 	TG_PASS_TO_POD,         /* from the stack to a pod */
 	TG_PASS_TO_PEER,        /* from the stack to another node's pod, through the tunnel */
+	TG_PASS_DSR,            /* from a balancer, decapsulated, to a listener of the node itself */
+	TG_PASS_DSR_ANSWER,     /* the listener's answer, now from the virtual address */
 	TG_FORWARD_LOCAL_POD,
 	TG_FORWARD_TUNNEL,      /* to another node's pod */
 	TG_FORWARD_NATIVE,
@@ -25,6 +27,8 @@ enum tg_reason {
 	TG_FORWARD_BACK_LOCAL,  /* an answer, translated back, to a pod here */
 	TG_FORWARD_BACK_TUNNEL, /* the same to a pod behind another node */
 	TG_FORWARD_ICMP_ERROR,  /* an ICMP error, translated back */
+	TG_FORWARD_DSR,         /* from a balancer, decapsulated, to a pod */
+	TG_FORWARD_DSR_ANSWER,  /* a pod's answer, now from the virtual address */
 	TG_DROP_MALFORMED,
 	TG_DROP_NOT_IP,
 	TG_DROP_UNKNOWN_POD,    /* a link that the agent has not programmed */
@@ -39,6 +43,8 @@ enum tg_reason {
 	TG_DROP_UNKNOWN_VNI,
 	TG_DROP_UNKNOWN_PROTOCOL, /* neither TCP, UDP nor ICMP echo: cannot be translated */
 	TG_DROP_FRAGMENT,       /* a later fragment whose first one was not seen */
+	TG_DROP_DSR_TAKEN,      /* the client has this connection through another frontend of the same listener */
+	TG_DROP_ECN,            /* congestion was marked on a connection that cannot be told (RFC 6040) */
 	TG_DROP_REWRITE,        /* the kernel refused to change the packet */
 	TG_REASONS
 };

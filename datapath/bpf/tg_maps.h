@@ -13,6 +13,7 @@ BPF_TABLE_PINNED("lpm_trie", struct tg_egress_key, struct tg_egress, tg_egress, 
 		 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", __u32, struct tg_path, tg_path, TG_MAX_POLICIES, TG_MAPS "/tg_path", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("hash", __u32, struct tg_source, tg_source, TG_MAX_POLICIES, TG_MAPS "/tg_source", BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct tg_dsr_key, struct tg_dsr, tg_dsr, TG_MAX_RANGES, TG_MAPS "/tg_dsr", BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lru_hash", struct tg_flow_key, struct tg_flow, tg_flow, TG_MAX_FLOWS, TG_MAPS "/tg_flow");
 BPF_TABLE_PINNED("lru_hash", struct tg_frag_key, struct tg_frag, tg_frag, 4096, TG_MAPS "/tg_frag");
 

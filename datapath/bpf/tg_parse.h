@@ -164,27 +164,31 @@ static __always_inline int tg_parse_ipv6(struct tg_packet *p, void *data, __u32 
 	return tg_parse_l4(p, data + at, end);
 }
 
-/* Fill `p`, if there is one, from the packet. Returns TG_PARSED, TG_NOT_IP or TG_MALFORMED. */
-static __always_inline int tg_parse(struct __sk_buff *skb, struct tg_packet *p)
+/* Fill `p`, if there is one, from the IP header at `offset`. Returns TG_PARSED or TG_MALFORMED. */
+static __always_inline int tg_parse_at(struct __sk_buff *skb, struct tg_packet *p, __u32 offset, bool v6)
 {
 	if (!p)
 		return TG_MALFORMED;
 	__builtin_memset(p, 0, sizeof(*p));
-	__u32 want = ETH_HLEN + (skb->protocol == bpf_htons(ETH_P_IPV6) ? 60 : 40);
+	__u32 want = offset + (v6 ? 60 : 40);
 	if (skb->data_end - skb->data < want)
 		bpf_skb_pull_data(skb, skb->len < want ? skb->len : want);
 	void *data = (void *)(long)skb->data;
 	void *end = (void *)(long)skb->data_end;
-	int verdict;
-	if (skb->protocol == bpf_htons(ETH_P_IP))
-		verdict = tg_parse_ipv4(p, data, ETH_HLEN, end);
-	else if (skb->protocol == bpf_htons(ETH_P_IPV6))
-		verdict = tg_parse_ipv6(p, data, ETH_HLEN, end);
-	else
-		return TG_NOT_IP;
+	int verdict = v6 ? tg_parse_ipv6(p, data, offset, end) : tg_parse_ipv4(p, data, offset, end);
 	if (verdict == TG_PARSED && (p->is_first_fragment || p->is_later_fragment))
 		tg_recall_fragment(p);
 	return verdict;
+}
+
+/* Fill `p`, if there is one, from the packet. Returns TG_PARSED, TG_NOT_IP or TG_MALFORMED. */
+static __always_inline int tg_parse(struct __sk_buff *skb, struct tg_packet *p)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return tg_parse_at(skb, p, ETH_HLEN, false);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return tg_parse_at(skb, p, ETH_HLEN, true);
+	return TG_NOT_IP;
 }
 
 #endif

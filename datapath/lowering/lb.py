@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from ipaddress import ip_address, ip_network
 
 from tidegate.crds.cluster_state import BalancedService
@@ -19,6 +19,8 @@ from tidegate.datapath.tables.lb import Recipe, Service
 # lb_abi.h
 DNAT, RANDOM, AFFINITY, RANGES, INNER_PORT, STATELESS = (1 << bit for bit in range(6))
 
+BACKEND_HERE = 1
+
 OWNER = "ClusterNetwork/default"
 
 NAT_PORTS = (10000, 32767)
@@ -27,13 +29,14 @@ NAT_PORTS = (10000, 32767)
 ICMP_RATE = 1000
 """ICMP errors that may be sent a second and CPU."""
 
-_PROTOCOLS = {"TCP": 6, "UDP": 17}
+PROTOCOLS = {"TCP": 6, "UDP": 17}
 
 
 def lower(order: Order, facts: Facts) -> Iterator[Row]:
     """Yield the rows of all services that this node balances; none at all where there are none."""
     if not order.services:
         return
+    here = homes(order, facts)
     own = {version: own_address(order, facts, version) for version in (4, 6)}
     nat = {f"nat{version}": mapped(address) for version, address in own.items() if address is not None}
     low, high = NAT_PORTS
@@ -45,7 +48,8 @@ def lower(order: Order, facts: Facts) -> Iterator[Row]:
     for service in sorted(order.services, key=lambda each: each.number):
         serves = owner(service)
         for backend in service.spec.backends:
-            yield Row("tg_backend", backend_key(backend), fields(), serves)
+            flags = BACKEND_HERE if ip_address(backend.address) in here else 0
+            yield Row("tg_backend", backend_key(backend), fields(flags=flags), serves)
         for family in families(service.spec):
             yield Row("tg_service", index(service, family), _service(service, family, order, own), serves)
             yield from _ranges(service, family, serves)
@@ -55,7 +59,7 @@ def lower(order: Order, facts: Facts) -> Iterator[Row]:
             if address not in addressed:
                 addressed.add(address)
                 yield _vip(address, 0, 0, number, serves)
-            yield _vip(address, frontend.port, _PROTOCOLS[frontend.protocol], number, serves)
+            yield _vip(address, frontend.port, PROTOCOLS[frontend.protocol], number, serves)
 
 
 def owner(service: BalancedService) -> str:
@@ -91,6 +95,16 @@ def own_address(order: Order, facts: Facts, version: int) -> Address | None:
     """Return the address that this node sends with, of an IP version, or None."""
     usable = tuple(address for uplink in facts.uplinks for address in uplink.addresses)
     found: Address | None = of_version(order.own_addresses, version) or of_version(usable, version)
+    return found
+
+
+def homes(order: Order, facts: Facts) -> Mapping[Address, tuple[Address, ...]]:
+    """Return the addresses under which this node or a pod of it is a backend, each with all that its listener has."""
+    usable = tuple(address for uplink in facts.uplinks for address in uplink.addresses)
+    own = tuple(dict.fromkeys((*order.own_addresses, *usable, *facts.own_addresses)))
+    found = dict.fromkeys(own, own)
+    for pod in order.pods:
+        found |= dict.fromkeys(pod.addresses, pod.addresses)
     return found
 
 

@@ -9,6 +9,7 @@ from ipaddress import ip_network
 from tidegate.crds.cluster_state import Peer
 from tidegate.datapath.facts import Facts, Hop
 from tidegate.datapath.layout import Fields, fields
+from tidegate.datapath.lowering import lb_backend
 from tidegate.datapath.order import Network, Order, addresses, mapped, mapped_prefix, of_version, tunnel_mtu
 from tidegate.datapath.owned import tunnel_device
 from tidegate.datapath.table import Row
@@ -25,15 +26,45 @@ _STACK, _PEER, _NONE, _DIRECT = 1, 2, 3, 4
 
 
 def lower(order: Order, facts: Facts) -> Iterator[Row]:
-    """Yield the rows of the node's network; those that need the tunnel device wait until it is there."""
+    """Yield the rows of the node's network; those that need the tunnel device wait until it is there.
+
+    A machine without pods around it, which only balances or is a backend, has nothing of it but what the programs need.
+    """
+    if has_pods(order):
+        yield from _pod_network(order, facts)
+        yield from _uplinks(facts)
+    elif order.services or lb_backend.is_backend(order, facts):
+        yield Row("tg_config", (), _config(order, 0), OWNER)
+        if order.services:
+            yield from _forwarding()
+        if lb_backend.is_backend(order, facts):
+            yield from _uplinks(facts)
+
+
+def has_pods(order: Order) -> bool:
+    """Return whether the node is part of a network of pods."""
+    return bool(order.cluster_cidrs or order.state.podCIDRs or order.others or order.pods)
+
+
+def _forwarding() -> Iterator[Row]:
+    yield Row("sysctls", "net/ipv4/ip_forward", "1", OWNER)
+    yield Row("sysctls", "net/ipv6/conf/all/forwarding", "1", OWNER)
+
+
+def _uplinks(facts: Facts) -> Iterator[Row]:
+    for uplink in facts.uplinks:
+        yield Row("programs", (uplink.name, "ingress"), "uplink_in", OWNER)
+        yield Row("programs", (uplink.name, "egress"), "uplink_out", OWNER)
+
+
+def _pod_network(order: Order, facts: Facts) -> Iterator[Row]:
     network = order.network
     device = tunnel_device(network.owned)
     endpoint = order.own_addresses[0] if order.own_addresses else None
     uplink_mtu = network.mtu or min((uplink.mtu for uplink in facts.uplinks), default=1500)
     link = VxlanLink(network.tunnel.port, tunnel_mtu(uplink_mtu, endpoint), TUNNEL_MAC)
     yield Row("links", device, link, OWNER)
-    yield Row("sysctls", "net/ipv4/ip_forward", "1", OWNER)
-    yield Row("sysctls", "net/ipv6/conf/all/forwarding", "1", OWNER)
+    yield from _forwarding()
     for version in (4, 6):
         yield Row("rules", (version, network.owned.rulePriority), network.owned.routingTable, OWNER)
     # Without an owner: where netfilter is missing nothing is lost, and no resource is less ready for it.
@@ -42,9 +73,6 @@ def lower(order: Order, facts: Facts) -> Iterator[Row]:
         yield Row("tg_config", (), _config(order, facts.links[device]), OWNER)
         yield Row("programs", (device, "ingress"), "tunnel_in", OWNER)
         yield Row("programs", (device, "egress"), "tunnel_out", OWNER)
-    for uplink in facts.uplinks:
-        yield Row("programs", (uplink.name, "ingress"), "uplink_in", OWNER)
-        yield Row("programs", (uplink.name, "egress"), "uplink_out", OWNER)
     for cidr, value in _ranges(order, facts).items():
         prefixlen, addr = mapped_prefix(cidr)
         yield Row("tg_range", fields(prefixlen=prefixlen, addr=addr), value, OWNER)

@@ -67,23 +67,30 @@ class BackendTable:
         """`size` is how many ids there are, with 0 for none; `nonce` gives 32 bits that differ from one call to the next."""
         self._rows, self._size, self._nonce = rows, size, nonce
         self.ids: dict[Fields, int] = {}
+        self._born: dict[Fields, int] = {}
         self._taken: set[int] = set()
 
     def read(self) -> Mapping[Fields, Fields]:
         """Return the backends that have an id."""
-        self.ids = {}
+        self.ids, self._born, found = {}, {}, {}
         for key, value in self._rows.read().items():
             named = dict(value)
-            if named.pop("born", 0):
-                self.ids[fields(addr=named.get("addr", b""), port=named.get("port", 0))] = int(dict(key).get("value", 0))
+            if born := int(named.pop("born", 0)):
+                backend = fields(addr=named.get("addr", b""), port=named.get("port", 0))
+                self.ids[backend], self._born[backend] = int(dict(key).get("value", 0)), born
+                found[backend] = fields(flags=named.get("flags", 0))
         self._taken = set(self.ids.values())
-        return dict.fromkeys(self.ids, fields())
+        return found
 
     def put(self, key: Fields, value: Fields) -> None:
-        """Give a backend the first free id from a hash of it on: machines with the same backends mostly agree."""
-        del value
-        number = self.ids.get(key) or self._free(key)
-        self._rows.put(fields(value=number), fields(**dict(key), born=self._nonce() or 1))
+        """Give a backend the first free id from a hash of it on: machines with the same backends mostly agree.
+
+        One that has its id keeps it, and its connections.
+        """
+        number = self.ids.get(key)
+        if number is None:
+            number, self._born[key] = self._free(key), self._nonce() or 1
+        self._rows.put(fields(value=number), fields(**dict(key), **dict(value), born=self._born[key]))
         self.ids[key] = number
         self._taken.add(number)
 
@@ -92,7 +99,7 @@ class BackendTable:
         number = self.ids.get(key)
         if number is not None:
             self._rows.drop(fields(value=number))
-            del self.ids[key]
+            del self.ids[key], self._born[key]
             self._taken.discard(number)
 
     def _free(self, key: Fields) -> int:
