@@ -131,10 +131,7 @@ def _make_cables_real(premises: Premises) -> None:
         without(name, "eth0")
     for name in BALANCERS:
         command(*premises.inside(SWITCH), "ethtool", "-K", name, "gro", "on")
-    network.write_sysctls(
-        premises.topology.namespace(ROUTER),
-        {
-            "net/ipv4/fib_multipath_hash_policy": "1",
-            "net/ipv6/fib_multipath_hash_policy": "1",
-        },
-    )
+    # By the packet's own addresses and ports (kernel 5.12): a veth would hand on the sender's hash, which changes at any time.
+    spread_by = {"fib_multipath_hash_policy": "3", "fib_multipath_hash_fields": "0x37"}
+    settings = {f"net/ipv{family}/{name}": value for family in (4, 6) for name, value in spread_by.items()}
+    network.write_sysctls(premises.topology.namespace(ROUTER), settings)
