@@ -36,6 +36,11 @@ class Kernel:
     modules: Path
 
 
+def offered() -> tuple[str, ...]:
+    """Name the kernel packages of the distribution that this machine runs."""
+    return metapackages(Path("/etc/os-release").read_text())
+
+
 def metapackages(os_release: str) -> tuple[str, ...]:
     """Name the packages that stand for the kernels of a distribution, given /etc/os-release; () if it is unknown."""
     named = dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', os_release, re.M))

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import vm_kernel
 
 from tidegate.datapath.owned import cache_folder
 
-OFFERED = vm_kernel.metapackages(Path("/etc/os-release").read_text())
+OFFERED = vm_kernel.offered()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
