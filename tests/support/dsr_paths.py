@@ -49,12 +49,12 @@ class Paths:
     machines: Topology
     kernels: dict[str, Kernel] = field(default_factory=dict)
 
-    def order(self, backends: Sequence[str], on: Sequence[str] = ("lb", "back"), **spec: Any) -> dict[str, Receipt]:
-        """Order port 80 of both virtual addresses, TCP and UDP, to port 8080 of the backends."""
+    def order(self, backends: Sequence[str | Backend], on: Sequence[str] = ("lb", "back"), **spec: Any) -> dict[str, Receipt]:
+        """Order port 80 of both virtual addresses, TCP and UDP, to the backends, those without a port to their 8080."""
         frontends = [Frontend(address=vip, port=FRONT, protocol=p) for vip in VIPS.values() for p in ("TCP", "UDP")]  # type: ignore[arg-type]
         given: dict[str, Any] = {
             "frontends": frontends,
-            "backends": [Backend(address=address, port=BACK) for address in backends],
+            "backends": [Backend(address=b, port=BACK) if isinstance(b, str) else b for b in backends],
             "tableSize": 251,
             "nodeSelector": LabelSelector(matchLabels={"role": "lb"}),
         }
