@@ -30,7 +30,13 @@ class Unit(msgspec.Struct, frozen=True):
 
 
 PODS = Unit("programs.c", "SCHED_CLS", ("pod_out", "pod_in", "tunnel_in", "tunnel_out", "uplink_in", "uplink_out"), "")
-LOAD_BALANCER = Unit("lb.c", "XDP", ("lb", "lb_rest"), "lb", "tg_lb_programs")
+LOAD_BALANCER = Unit(
+    "lb.c",
+    "XDP",
+    ("lb", "lb_rest", "lb_rest_ipv4", "lb_rest_ipv6", "lb_error", "lb_dnat", "lb_dnat_back"),
+    "lb",
+    "tg_lb_programs",
+)
 
 _DISTRIBUTION_PACKAGES = "/usr/lib/python3/dist-packages"
 """Where Debian and Ubuntu put python3-bpfcc; a virtual environment does not look there."""

@@ -111,10 +111,14 @@ static __always_inline void lb_copy_destination(struct tg_addr *to, const struct
 		tg_map_ipv4(to, p->flow->v4.daddr);
 }
 
+/* In one comparison: of several the verifier would follow each outcome, again in every try. */
 static __always_inline bool lb_is_same_client(const struct tg_nat *a, const struct tg_nat *b)
 {
-	return tg_addr_equal(&a->client, &b->client) & tg_addr_equal(&a->vip, &b->vip) & (a->client_port == b->client_port) &
-	       (a->vip_port == b->vip_port);
+	__u32 differs = (__u32)(a->client_port ^ b->client_port) | (__u32)(a->vip_port ^ b->vip_port);
+	for (int i = 0; i < 4; i++)
+		differs |= (a->client.word[i] ^ b->client.word[i]) | (a->vip.word[i] ^ b->vip.word[i]);
+	barrier_var(differs);
+	return !differs;
 }
 
 /* Find the port under which this client's answers come back: the one it has (`wanted`), or another that is free. The search
@@ -144,7 +148,7 @@ static __always_inline int lb_send_translated(struct xdp_md *ctx, struct lb_pack
 	__u32 zero = 0;
 	struct tg_lb_config *config = tg_lb_config.lookup(&zero);
 	struct tg_lb_flow *flow = lb_find_flow(p, v6);
-	if (!config || !flow || lb_forget(p))
+	if (!config || !flow)
 		return LB_DROP(NO_PORT);
 	if (v6 == tg_addr_is_ipv4(&backend->addr))
 		return LB_DROP(MIXED_FAMILIES);
@@ -181,8 +185,6 @@ static __always_inline int lb_send_translated(struct xdp_md *ctx, struct lb_pack
 /* An answer from a backend goes to the client as from the virtual address. What is no answer is the stack's. */
 static __always_inline int lb_send_back(struct xdp_md *ctx, struct lb_packet *p, bool v6)
 {
-	if (lb_forget(p))
-		return LB_PASS(OTHER);
 	struct tg_flow_key key = { .proto = p->proto };
 	__u32 ports = p->ports;
 	lb_copy_source(&key.src, p, v6);
@@ -200,7 +202,7 @@ static __always_inline int lb_send_back(struct xdp_md *ctx, struct lb_packet *p,
 	if (refused)
 		return lb_exit(XDP_DROP, refused);
 	if (p->length > hop.mtu)
-		return lb_answer_error(ctx, p, v6, LB_TOO_BIG, hop.mtu);
+		return lb_leave_error(ctx, p, v6, LB_TOO_BIG, hop.mtu);
 	union lb_flow to;
 	lb_copy_flow(&to, p, v6);
 	lb_set_ends(&to, v6, &nat->vip, &client, nat->vip_port, nat->client_port);

@@ -264,23 +264,4 @@ static __always_inline int lb_parse_ipv6(struct xdp_md *ctx, struct lb_packet *p
 	return lb_parse_l4(p, true, next, (void *)ip + at, end);
 }
 
-BPF_PERCPU_ARRAY(lb_kept, struct lb_packet, 1);
-
-/* What comes out of a map is unknown to the verifier: all ways that lead here become one, else it would follow each of them
- * to the end of the program. */
-static __always_inline int lb_forget(struct lb_packet *p)
-{
-	__u32 zero = 0;
-	union lb_flow *flow = p->flow;
-	struct lb_packet *kept = lb_kept.lookup(&zero);
-	if (!kept)
-		return -1;
-	p->flow = 0;
-	*kept = *p;
-	barrier();
-	*p = *kept;
-	p->flow = flow;
-	return 0;
-}
-
 #endif

@@ -2,7 +2,7 @@
 #ifndef LB_SEND_H
 #define LB_SEND_H
 
-#include "lb_exit.h"
+#include "lb_stages.h"
 #include "lb_select.h"
 #include "tg_csum.h"
 
