@@ -19,7 +19,7 @@ from tidegate.datapath.programs import Loaded, Unfit
 from tidegate.datapath.table import Failed, Receipt, Table, reconcile
 from tidegate.datapath.tables.lb import BackendTable, Change, ServiceTable
 from tidegate.datapath.tables.maps import ArrayTable, HashTable, MapTable, read_counters
-from tidegate.datapath.tables.slots import SlotTables
+from tidegate.datapath.tables.slots import SlotRanges
 from tidegate.datapath.tables.xdp import XdpTable
 from tidegate.datapath.xdp import Mode, XdpLinks
 
@@ -35,7 +35,7 @@ class Tables:
 
     def __init__(self, loaded: Loaded) -> None:
         arrays = {name: ArrayTable(loaded.maps / name, loaded.layout.maps[name]) for name in DEPENDENCY_ORDER[:3]}
-        slots = SlotTables(loaded.maps / "tg_table", loaded.maps / "tg_table_before")
+        slots = SlotRanges(loaded.maps / "tg_slots", time.monotonic_ns)
         ids = len(arrays["tg_backend"])
         backends = BackendTable(arrays["tg_backend"], ids, lambda: secrets.randbits(32))
         self.services = ServiceTable(arrays["tg_service"], slots, backends, time.monotonic_ns, lambda: datetime.now(UTC))

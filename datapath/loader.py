@@ -25,10 +25,18 @@ class Unit(msgspec.Struct, frozen=True):
     programs: tuple[str, ...]
     folder: str
     """Where its pins are, below the agent's folder on the bpffs."""
+    follow: str = ""
+    """The map of those programs that others jump to: the second one and so on."""
 
 
 PODS = Unit("programs.c", "SCHED_CLS", ("pod_out", "pod_in", "tunnel_in", "tunnel_out", "uplink_in", "uplink_out"), "")
-LOAD_BALANCER = Unit("lb.c", "XDP", ("lb",), "lb")
+LOAD_BALANCER = Unit(
+    "lb.c",
+    "XDP",
+    ("lb", "lb_rest", "lb_rest_ipv4", "lb_rest_ipv6", "lb_error", "lb_dnat", "lb_dnat_back"),
+    "lb",
+    "tg_lb_programs",
+)
 
 _DISTRIBUTION_PACKAGES = "/usr/lib/python3/dist-packages"
 """Where Debian and Ubuntu put python3-bpfcc; a virtual environment does not look there."""
@@ -106,9 +114,13 @@ def load(request: Request) -> None:
     flags = [f"-D{name}={value}" for name, value in request.defines.items()]
     flags += [f'-DTG_MAPS="{request.maps}"', "-Wno-unused-function", "-Wno-macro-redefined"]
     module = BPF(text=source, cflags=flags)
-    pins = Path(request.programs)
-    for name in request.unit.programs:
-        libbpf.obj_pin(module.load_func(name.encode(), getattr(BPF, request.unit.kind)).fd, pins / name)
+    kind = getattr(BPF, request.unit.kind)
+    loaded = {name: module.load_func(name.encode(), kind).fd for name in request.unit.programs}
+    if request.unit.follow:
+        for number, name in enumerate(request.unit.programs[1:]):
+            module[request.unit.follow.encode()][number] = ctypes.c_int(loaded[name])
+    for name, fd in loaded.items():
+        libbpf.obj_pin(fd, Path(request.programs) / name)
     maps = {}
     for pin in sorted(Path(request.maps).iterdir()):
         table = module.get_table(pin.name.encode())

@@ -35,7 +35,8 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class LoadBalancerSizes:
-    """How many rows the load balancer's maps hold, each family apart. A flow takes about 100 bytes, and 130 in IPv6."""
+    """How many rows the load balancer's maps hold, each family apart. A flow takes about 100 bytes, and 130 in IPv6; a
+    slot 4, and services with equal tables share theirs."""
 
     unit: ClassVar[loader.Unit] = loader.LOAD_BALANCER
     TG_LB_MAX_VIPS: int = 65536
@@ -44,6 +45,7 @@ class LoadBalancerSizes:
     TG_LB_MAX_FLOWS: int = 1048576
     TG_LB_MAX_CLIENTS: int = 65536
     TG_LB_MAX_RANGES: int = 65536
+    TG_LB_MAX_SLOTS: int = 4194304
 
 
 AnySizes = Sizes | LoadBalancerSizes

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import structlog
 
@@ -51,14 +51,6 @@ class Table(Protocol):
 
     def drop(self, key: Key) -> None:
         """Make the row not be there."""
-
-
-@runtime_checkable
-class Preparing(Protocol):
-    """A table that can do slow parts of many puts at once, before each is asked for; `put` alone does the whole work too."""
-
-    def prepare(self, wanted: Mapping[Key, Value]) -> None:
-        """Do what can be done together of the puts of these rows; what fails here must fail again in `put`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +99,6 @@ def reconcile(tables: Sequence[Table], rows: Iterable[Row], *, may_drop: bool = 
             continue
         there = present[table.name]
         missing = {key: row for key, row in want.items() if key not in there or there[key] != row.value}
-        if isinstance(table, Preparing):
-            table.prepare({key: row.value for key, row in missing.items()})
         for row in missing.values():
             _put(table, row, receipt)
     if may_drop:

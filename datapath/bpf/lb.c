@@ -14,6 +14,7 @@
 #endif
 
 #include "lb_nat.h"
+#include "lb_plain.h"
 
 static __always_inline void lb_count(const struct lb_packet *p, __u32 number, struct tg_hop *hop, bool is_new)
 {
@@ -39,7 +40,7 @@ static __always_inline int lb_decline(struct xdp_md *ctx, struct lb_packet *p, b
 			return LB_PASS(OTHER);
 		if (p->is_first_fragment)
 			lb_follow_fragment(p, v6);
-		return lb_send_back(ctx, p, v6);
+		return lb_keep(p, v6) ? lb_leave(ctx, LB_DNAT_BACK) : LB_DROP(REWRITE);
 	}
 	if (p->kind == LB_ECHO)
 		return lb_answer_echo(ctx, p, v6);
@@ -48,11 +49,44 @@ static __always_inline int lb_decline(struct xdp_md *ctx, struct lb_packet *p, b
 	return p->kind == LB_FRAGMENT ? LB_DROP(FRAGMENT) : LB_DROP(NO_FRONTEND);
 }
 
+/* A plain packet. Nothing is changed, or remembered, before it is sure that it is sent from here. */
+static __always_inline int lb_balance_plain(struct xdp_md *ctx, struct lb_packet *p, bool v6)
+{
+	struct tg_vip *vip = lb_find_vip(p, v6);
+	if (!vip) {
+		if (lb_find_address(p, v6) || lb_may_be_answer(p, v6))
+			return lb_leave(ctx, LB_REST);
+		return LB_PASS(OTHER);
+	}
+	__u32 number = vip->service;
+	struct tg_service *service = tg_service.lookup(&number);
+	if (!service)
+		return LB_DROP(NO_BACKEND);
+	__u32 flags = service->flags;
+	if (flags & ~TG_SERVICE_STATELESS)
+		return lb_leave(ctx, LB_REST);
+	__u32 id = 0;
+	bool is_new = false;
+	struct tg_backend *backend = lb_choose(p, v6, number, service, flags & TG_SERVICE_STATELESS, &id, &is_new);
+	if (!backend)
+		return LB_DROP(NO_BACKEND);
+	struct tg_hop *hop = tg_hop.lookup(&id);
+	if (!hop)
+		return LB_DROP(NO_BACKEND);
+	bool outer_v6 = backend->addr.word[0] != 0; /* no unicast IPv6 address begins with four zero bytes, mapped ones do */
+	__u32 header = outer_v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	if (!lb_is_hop_fresh(backend, hop) || p->length + header > hop->mtu)
+		return lb_leave(ctx, LB_REST);
+	if (is_new)
+		lb_remember(p, v6, id, backend);
+	lb_count(p, number, hop, is_new);
+	if (outer_v6)
+		return lb_encapsulate(ctx, p, v6, service, backend, hop, true);
+	return lb_encapsulate(ctx, p, v6, service, backend, hop, false);
+}
+
 static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, bool v6)
 {
-	/* The plain packets keep their registers. */
-	if ((p->tag[0] || p->kind != LB_PORTS || p->is_first_fragment || p->l4 != p->l3 + (v6 ? 40 : 20)) && lb_forget(p))
-		return LB_DROP(REWRITE);
 	if (p->kind == LB_FRAGMENT && lb_follow_fragment(p, v6) == 0) {
 		p->kind = LB_PORTS;
 		p->is_later_fragment = true;
@@ -72,9 +106,11 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 		return LB_DROP(SOURCE_RANGE);
 	__u32 id = 0;
 	bool is_new = false;
-	struct tg_backend *backend = lb_choose(p, v6, number, service, &id, &is_new);
+	struct tg_backend *backend = lb_choose(p, v6, number, service, service->flags, &id, &is_new);
 	if (!backend)
 		return LB_DROP(NO_BACKEND);
+	if (is_new)
+		lb_remember(p, v6, id, backend);
 	struct tg_hop *hop = tg_hop.lookup(&id);
 	if (!hop)
 		return LB_DROP(NO_BACKEND);
@@ -83,18 +119,21 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 	if (refused)
 		return lb_exit(XDP_DROP, refused);
 	if (p->ttl <= 1)
-		return lb_answer_error(ctx, p, v6, LB_EXPIRED, 0);
+		return lb_leave_error(ctx, p, v6, LB_EXPIRED, 0);
 	bool outer_v6 = backend->addr.word[0] != 0; /* no unicast IPv6 address begins with four zero bytes, mapped ones do */
 	__u32 header = translates ? 0 : outer_v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	if (p->length + header > hop->mtu)
-		return lb_answer_error(ctx, p, v6, LB_TOO_BIG, hop->mtu - header);
+		return lb_leave_error(ctx, p, v6, LB_TOO_BIG, hop->mtu - header);
 	if (translates && p->kind == LB_ERROR)
 		return LB_DROP(DNAT_ERROR);
-	if (lb_take_hop(ctx, p, v6))
-		return LB_DROP(MALFORMED);
 	lb_count(p, number, hop, is_new);
-	if (translates)
-		return lb_send_translated(ctx, p, v6, backend, id, hop);
+	if (translates) {
+		struct lb_kept *kept = lb_keep(p, v6);
+		if (!kept)
+			return LB_DROP(REWRITE);
+		kept->backend = id;
+		return lb_leave(ctx, LB_DNAT);
+	}
 	if ((service->flags & TG_SERVICE_INNER_PORT) && p->kind == LB_PORTS && lb_set_inner_port(ctx, p, v6, backend->port))
 		return LB_DROP(MALFORMED);
 	if (outer_v6)
@@ -102,23 +141,97 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 	return lb_encapsulate(ctx, p, v6, service, backend, hop, false);
 }
 
+/* The program on the device. */
 int lb(struct xdp_md *ctx)
 {
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
 	union lb_flow flow;
+	struct lb_packet packet, *p = &packet;
+	p->flow = &flow;
+	struct ethhdr *eth = data;
+	if ((void *)(eth + 1) > end)
+		return LB_PASS(NOT_IP);
+	if (eth->h_proto == bpf_htons(ETH_P_IP) && lb_parse_plain_ipv4(ctx, p) == 0)
+		return lb_balance_plain(ctx, p, false);
+	if (eth->h_proto == bpf_htons(ETH_P_IPV6) && lb_parse_plain_ipv6(ctx, p) == 0)
+		return lb_balance_plain(ctx, p, true);
+	return lb_leave(ctx, LB_REST);
+}
+
+/* What `lb` leaves: the packet is as it came, and is parsed anew. */
+int lb_rest(struct xdp_md *ctx)
+{
+	union lb_flow flow = {};
 	struct lb_packet packet, *p = &packet;
 	p->flow = &flow;
 	__be16 proto = 0;
 	if (lb_parse_ethernet(ctx, p, &proto) != LB_PARSED)
 		return LB_PASS(NOT_IP);
-	if (proto == bpf_htons(ETH_P_IP)) {
-		if (lb_parse_ipv4(ctx, p) != LB_PARSED)
-			return LB_DROP(MALFORMED);
-		return lb_balance(ctx, p, false);
-	}
-	if (proto == bpf_htons(ETH_P_IPV6)) {
-		if (lb_parse_ipv6(ctx, p) != LB_PARSED)
-			return LB_DROP(MALFORMED);
-		return lb_balance(ctx, p, true);
-	}
-	return LB_PASS(NOT_IP);
+	if (proto != bpf_htons(ETH_P_IP) && proto != bpf_htons(ETH_P_IPV6))
+		return LB_PASS(NOT_IP);
+	if (proto == bpf_htons(ETH_P_IP) ? lb_parse_ipv4(ctx, p) : lb_parse_ipv6(ctx, p))
+		return LB_DROP(MALFORMED);
+	if (!lb_keep(p, proto == bpf_htons(ETH_P_IPV6)))
+		return LB_DROP(REWRITE);
+	return lb_leave(ctx, proto == bpf_htons(ETH_P_IP) ? LB_REST_IPV4 : LB_REST_IPV6);
+}
+
+int lb_rest_ipv4(struct xdp_md *ctx)
+{
+	union lb_flow flow;
+	struct lb_packet packet;
+	if (!lb_recall(&packet, &flow))
+		return LB_DROP(REWRITE);
+	return lb_balance(ctx, &packet, false);
+}
+
+int lb_rest_ipv6(struct xdp_md *ctx)
+{
+	union lb_flow flow;
+	struct lb_packet packet;
+	if (!lb_recall(&packet, &flow))
+		return LB_DROP(REWRITE);
+	return lb_balance(ctx, &packet, true);
+}
+
+int lb_error(struct xdp_md *ctx)
+{
+	union lb_flow flow;
+	struct lb_packet packet;
+	struct lb_kept *kept = lb_recall(&packet, &flow);
+	if (!kept)
+		return LB_DROP(REWRITE);
+	if (kept->v6)
+		return lb_answer_error(ctx, &packet, true, kept->why, kept->mtu);
+	return lb_answer_error(ctx, &packet, false, kept->why, kept->mtu);
+}
+
+int lb_dnat(struct xdp_md *ctx)
+{
+	union lb_flow flow;
+	struct lb_packet packet;
+	struct lb_kept *kept = lb_recall(&packet, &flow);
+	if (!kept)
+		return LB_DROP(REWRITE);
+	__u32 id = kept->backend;
+	struct tg_backend *backend = lb_find_backend(id);
+	struct tg_hop *hop = tg_hop.lookup(&id);
+	if (!backend || !hop)
+		return LB_DROP(NO_BACKEND);
+	if (kept->v6)
+		return lb_send_translated(ctx, &packet, true, backend, id, hop);
+	return lb_send_translated(ctx, &packet, false, backend, id, hop);
+}
+
+int lb_dnat_back(struct xdp_md *ctx)
+{
+	union lb_flow flow;
+	struct lb_packet packet;
+	struct lb_kept *kept = lb_recall(&packet, &flow);
+	if (!kept)
+		return LB_DROP(REWRITE);
+	if (kept->v6)
+		return lb_send_back(ctx, &packet, true);
+	return lb_send_back(ctx, &packet, false);
 }

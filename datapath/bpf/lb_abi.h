@@ -34,14 +34,16 @@ struct tg_vip {
 #define TG_SERVICE_STATELESS 32u  /* the flow table is not used */
 
 struct tg_service {
-	__u32 size; /* of its table, slots */
-	__u32 seed;
-	__u32 flags;
-	__u32 affinity_s; /* in units of 2^30 ns, as `seen_s` */
-	__u32 before_size; /* size and seed that go with the table before */
-	__u32 before_seed;
+	__u32 offset; /* of its table in tg_slots: even, and not 0, where no table is. It and the size are read as one word */
+	__u32 size;   /* slots */
+	__u32 before_offset; /* the same of the table before */
+	__u32 before_size;
 	__u64 before_until; /* CLOCK_MONOTONIC ns until which packets without a flow use the table before */
 	__u64 digest;       /* of the table; not read here */
+	__u32 seed;
+	__u32 before_seed; /* goes with the table before */
+	__u32 flags;
+	__u32 affinity_s; /* in units of 2^30 ns, as `seen_s` */
 	struct tg_addr source4; /* outer source by family; host bits beyond len4, len6 are filled from the flow. Zero: none */
 	struct tg_addr source6;
 	__u8 len4; /* 0..32 */
@@ -49,7 +51,7 @@ struct tg_service {
 	__u8 pad[6];
 };
 
-/* Two neighbouring slots of a table. The kernel rounds array elements up to eight bytes: so mapped memory is a plain array of
+/* Two neighbouring slots of the tables of all services, which lie in one array, each in a range of its own. The kernel rounds array elements up to eight bytes: so mapped memory is a plain array of
  * __u32. */
 struct tg_slots {
 	__u32 backend[2];
@@ -65,22 +67,25 @@ struct tg_backend {
 	__u32 born; /* differs each time the id is given anew; 0: there is no such backend */
 };
 
+/* Begins with the key of its frontend, so that one key serves both searches. */
 struct tg_lb_flow4_key {
-	__be32 saddr;
 	__be32 daddr;
-	__be16 sport;
 	__be16 dport;
 	__u8 proto;
-	__u8 pad[3];
+	__u8 pad;
+	__be32 saddr;
+	__be16 sport;
+	__u16 pad_end;
 };
 
 struct tg_lb_flow6_key {
-	struct tg_addr saddr;
 	struct tg_addr daddr;
-	__be16 sport;
 	__be16 dport;
 	__u8 proto;
-	__u8 pad[3];
+	__u8 pad;
+	__be16 sport;
+	__u16 pad_middle;
+	struct tg_addr saddr;
 };
 
 struct tg_lb_flow {
@@ -136,10 +141,10 @@ struct tg_hop {
 	__u64 flows; /* that the flow table took up */
 	__u64 jiffy; /* `until_ns` was looked at in this tick of the kernel's clock */
 	__u64 until_ns; /* CLOCK_MONOTONIC */
+	__u8 macs[12]; /* destination, source */
 	__u32 born;
 	__u32 ifindex;
 	__u32 mtu;
-	__u8 macs[12]; /* destination, source */
 };
 
 struct tg_lb_count {
@@ -148,7 +153,7 @@ struct tg_lb_count {
 	__u64 flows;
 };
 
-_Static_assert(sizeof(struct tg_service) == 80, "tg_service");
+_Static_assert(sizeof(struct tg_service) == 88, "tg_service");
 _Static_assert(sizeof(struct tg_backend) == 24, "tg_backend");
 _Static_assert(sizeof(struct tg_lb_flow4_key) == 16, "tg_lb_flow4_key");
 _Static_assert(sizeof(struct tg_lb_flow6_key) == 40, "tg_lb_flow6_key");

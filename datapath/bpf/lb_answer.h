@@ -125,13 +125,6 @@ static __always_inline __s64 lb_sum_quote(void *at, void *end, __u32 length, __u
 	return -1;
 }
 
-static __always_inline __u16 lb_fold64(__u64 sum)
-{
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return tg_csum_fold((__u32)((sum & 0xffff) + (sum >> 16)));
-}
-
 /* Tell the sender, as the virtual address, that its packet went no further; the packet as received is quoted. */
 static __always_inline int lb_answer_error(struct xdp_md *ctx, struct lb_packet *p, bool v6, __u32 why, __u32 mtu)
 {

@@ -31,6 +31,7 @@ enum tg_reason {
 	TG_DROP_NO_PORT,       /* every port that was tried is in use */
 	TG_DROP_MIXED_FAMILIES, /* DNAT between IPv4 and IPv6 */
 	TG_DROP_REWRITE,       /* the kernel refused to change the packet */
+	TG_DROP_NO_PROGRAM,    /* the program for what is not plain is not in its place */
 	TG_REASONS
 };
 

@@ -11,11 +11,7 @@ BPF_TABLE_PINNED("hash", struct tg_vip6_key, struct tg_vip, tg_vip6, TG_LB_MAX_V
 BPF_TABLE_PINNED("array", __u32, struct tg_service, tg_service, TG_LB_MAX_SERVICES, TG_MAPS "/tg_service");
 BPF_TABLE_PINNED("array", __u32, struct tg_backend, tg_backend, TG_LB_MAX_BACKENDS, TG_MAPS "/tg_backend");
 
-/* The outer maps want an example of their elements. Lengths differ: BPF_F_INNER_MAP, kernel 5.10. */
-BPF_F_TABLE("array", __u32, struct tg_slots, tg_table_example, 1, BPF_F_INNER_MAP | BPF_F_MMAPABLE);
-BPF_TABLE_PINNED("array_of_maps$tg_table_example", __u32, __u32, tg_table, TG_LB_MAX_SERVICES, TG_MAPS "/tg_table");
-BPF_TABLE_PINNED("array_of_maps$tg_table_example", __u32, __u32, tg_table_before, TG_LB_MAX_SERVICES,
-		 TG_MAPS "/tg_table_before");
+BPF_TABLE_PINNED("array", __u32, struct tg_slots, tg_slots, (TG_LB_MAX_SLOTS) / 2, TG_MAPS "/tg_slots", BPF_F_MMAPABLE);
 
 BPF_TABLE_PINNED("lru_hash", struct tg_lb_flow4_key, struct tg_lb_flow, tg_lb_flow4, TG_LB_MAX_FLOWS,
 		 TG_MAPS "/tg_lb_flow4");
@@ -33,7 +29,6 @@ BPF_TABLE_PINNED("percpu_array", __u32, struct tg_lb_count, tg_lb_count, TG_LB_M
 
 /* By number, since the headers that bcc brings may be older. Kernels 5.11 and 5.6. */
 static __u64 (*const tg_now)(void) = (void *)160;     /* bpf_ktime_get_coarse_ns */
-static void *(*const lb_lookup)(void *map, const void *key) = (void *)1; /* of inner maps; bcc knows none */
 static __u64 (*const tg_jiffies)(void) = (void *)118; /* bpf_jiffies64: one load */
 
 #endif

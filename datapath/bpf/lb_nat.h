@@ -8,10 +8,10 @@
 
 BPF_TABLE_PINNED("lru_hash", struct tg_flow_key, struct tg_nat, tg_lb_nat, TG_LB_MAX_FLOWS, TG_MAPS "/tg_lb_nat");
 
-/* The sum over what changes of a flow's two addresses and ports. Both keys begin with them. */
+/* The sum over what changes of a flow's two addresses and ports; nothing else of the two keys differs. */
 static __always_inline __u32 lb_sum_change(const union lb_flow *from, const union lb_flow *to, bool v6, __u16 check)
 {
-	__u32 size = v6 ? 36 : 12;
+	__u32 size = v6 ? sizeof(from->v6) : sizeof(from->v4);
 	return bpf_csum_diff((void *)from, size, (void *)to, size, (__u16)~check);
 }
 
@@ -41,7 +41,7 @@ static __always_inline int lb_translate(struct xdp_md *ctx, const struct lb_pack
 			__u16 sum = lb_fold64(lb_sum_change(p->flow, to, v6, *check));
 			*check = is_udp && !sum ? 0xffff : sum;
 		}
-		*(__u32 *)l4 = v6 ? *(__u32 *)&to->v6.sport : *(__u32 *)&to->v4.sport;
+		*(__u32 *)l4 = v6 ? lb_word(to->v6.sport, to->v6.dport) : lb_word(to->v4.sport, to->v4.dport);
 	}
 	if (v6) {
 		struct ipv6hdr *ip = at;
@@ -60,9 +60,18 @@ static __always_inline int lb_translate(struct xdp_md *ctx, const struct lb_pack
 	return 0;
 }
 
+static __always_inline void lb_copy_flow(union lb_flow *to, const struct lb_packet *p, bool v6)
+{
+	if (v6)
+		to->v6 = p->flow->v6;
+	else
+		to->v4 = p->flow->v4;
+}
+
 static __always_inline int lb_set_inner_port(struct xdp_md *ctx, const struct lb_packet *p, bool v6, __be16 port)
 {
-	union lb_flow to = *p->flow;
+	union lb_flow to;
+	lb_copy_flow(&to, p, v6);
 	if (v6)
 		to.v6.dport = port;
 	else
@@ -76,11 +85,13 @@ static __always_inline void lb_set_ends(union lb_flow *to, bool v6, const struct
 	if (v6) {
 		to->v6.saddr = *from;
 		to->v6.daddr = *dst;
-		*(__u32 *)&to->v6.sport = lb_word(sport, dport);
+		to->v6.sport = sport;
+		to->v6.dport = dport;
 	} else {
 		to->v4.saddr = from->word[3];
 		to->v4.daddr = dst->word[3];
-		*(__u32 *)&to->v4.sport = lb_word(sport, dport);
+		to->v4.sport = sport;
+		to->v4.dport = dport;
 	}
 }
 
@@ -100,10 +111,14 @@ static __always_inline void lb_copy_destination(struct tg_addr *to, const struct
 		tg_map_ipv4(to, p->flow->v4.daddr);
 }
 
+/* In one comparison: of several the verifier would follow each outcome, again in every try. */
 static __always_inline bool lb_is_same_client(const struct tg_nat *a, const struct tg_nat *b)
 {
-	return tg_addr_equal(&a->client, &b->client) & tg_addr_equal(&a->vip, &b->vip) & (a->client_port == b->client_port) &
-	       (a->vip_port == b->vip_port);
+	__u32 differs = (__u32)(a->client_port ^ b->client_port) | (__u32)(a->vip_port ^ b->vip_port);
+	for (int i = 0; i < 4; i++)
+		differs |= (a->client.word[i] ^ b->client.word[i]) | (a->vip.word[i] ^ b->vip.word[i]);
+	barrier_var(differs);
+	return !differs;
 }
 
 /* Find the port under which this client's answers come back: the one it has (`wanted`), or another that is free. The search
@@ -133,7 +148,7 @@ static __always_inline int lb_send_translated(struct xdp_md *ctx, struct lb_pack
 	__u32 zero = 0;
 	struct tg_lb_config *config = tg_lb_config.lookup(&zero);
 	struct tg_lb_flow *flow = lb_find_flow(p, v6);
-	if (!config || !flow || lb_forget(p))
+	if (!config || !flow)
 		return LB_DROP(NO_PORT);
 	if (v6 == tg_addr_is_ipv4(&backend->addr))
 		return LB_DROP(MIXED_FAMILIES);
@@ -143,7 +158,7 @@ static __always_inline int lb_send_translated(struct xdp_md *ctx, struct lb_pack
 	struct tg_nat nat = { .backend = id };
 	lb_copy_source(&nat.client, p, v6);
 	lb_copy_destination(&nat.vip, p, v6);
-	__u32 ports = lb_ports(p, v6);
+	__u32 ports = p->ports;
 	nat.client_port = lb_first(ports);
 	nat.vip_port = lb_second(ports);
 	key.sport = backend->port ? backend->port : nat.vip_port;
@@ -151,9 +166,10 @@ static __always_inline int lb_send_translated(struct xdp_md *ctx, struct lb_pack
 	if (refused)
 		return lb_exit(XDP_DROP, refused);
 	flow->nat_port = key.dport;
-	union lb_flow to = {};
+	union lb_flow to;
+	lb_copy_flow(&to, p, v6);
 	lb_set_ends(&to, v6, &key.dst, &key.src, key.dport, key.sport);
-	if (lb_translate(ctx, p, v6, &to))
+	if (lb_take_hop(lb_at_ip((void *)(long)ctx->data, p), (void *)(long)ctx->data_end, v6) || lb_translate(ctx, p, v6, &to))
 		return LB_DROP(MALFORMED);
 	if (!hop->ifindex)
 		return LB_PASS(NO_NEIGHBOUR);
@@ -169,10 +185,8 @@ static __always_inline int lb_send_translated(struct xdp_md *ctx, struct lb_pack
 /* An answer from a backend goes to the client as from the virtual address. What is no answer is the stack's. */
 static __always_inline int lb_send_back(struct xdp_md *ctx, struct lb_packet *p, bool v6)
 {
-	if (lb_forget(p))
-		return LB_PASS(OTHER);
 	struct tg_flow_key key = { .proto = p->proto };
-	__u32 ports = lb_ports(p, v6);
+	__u32 ports = p->ports;
 	lb_copy_source(&key.src, p, v6);
 	lb_copy_destination(&key.dst, p, v6);
 	key.sport = lb_first(ports);
@@ -188,10 +202,11 @@ static __always_inline int lb_send_back(struct xdp_md *ctx, struct lb_packet *p,
 	if (refused)
 		return lb_exit(XDP_DROP, refused);
 	if (p->length > hop.mtu)
-		return lb_answer_error(ctx, p, v6, LB_TOO_BIG, hop.mtu);
-	union lb_flow to = {};
+		return lb_leave_error(ctx, p, v6, LB_TOO_BIG, hop.mtu);
+	union lb_flow to;
+	lb_copy_flow(&to, p, v6);
 	lb_set_ends(&to, v6, &nat->vip, &client, nat->vip_port, nat->client_port);
-	if (lb_take_hop(ctx, p, v6) || lb_translate(ctx, p, v6, &to))
+	if (lb_take_hop(lb_at_ip((void *)(long)ctx->data, p), (void *)(long)ctx->data_end, v6) || lb_translate(ctx, p, v6, &to))
 		return LB_DROP(MALFORMED);
 	if (!hop.ifindex)
 		return LB_PASS(NO_NEIGHBOUR);

@@ -25,7 +25,7 @@
 union lb_flow {
 	struct tg_lb_flow4_key v4;
 	struct tg_lb_flow6_key v6;
-};
+} __attribute__((aligned(8)));
 
 struct lb_packet {
 	union lb_flow *flow; /* apart, so that everything else may live in registers */
@@ -33,10 +33,10 @@ struct lb_packet {
 	__be32 frag_id;
 	__u32 l3; /* offsets, bytes */
 	__u32 l4;
+	__u32 ports; /* of `flow`, source and destination as they follow each other in a header */
 	__u16 length; /* of the IP packet, bytes */
 	__u8 kind;
 	__u8 proto; /* of `flow` */
-	__u8 tos;
 	__u8 ttl;
 	__u8 tcp_flags;
 	bool is_first_fragment;
@@ -79,37 +79,38 @@ static __always_inline int lb_parse_ethernet(struct xdp_md *ctx, struct lb_packe
 	return LB_PARSED;
 }
 
-/* Ports and protocol are stored as the words that the kernel will hash: a load that spans two smaller stores has to wait. */
+/* Words made of what follows each other in memory. */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define lb_word(first, second) ((__u32)(first) | (__u32)(second) << 16)
 #define lb_first(word) ((__u16)(word))
 #define lb_second(word) ((__u16)((word) >> 16))
-#define lb_low_byte(byte) ((__u32)(byte))
 #define lb_first_byte(byte) ((__u16)(byte)) /* of two */
+#define lb_pair(first, second) ((__u64)(__u32)(first) | (__u64)(__u32)(second) << 32)
+#define lb_pair_first(pair) ((__u32)(pair))
+#define lb_pair_second(pair) ((__u32)((pair) >> 32))
 #else
 #define lb_word(first, second) ((__u32)(first) << 16 | (__u32)(second))
 #define lb_first(word) ((__u16)((word) >> 16))
 #define lb_second(word) ((__u16)(word))
-#define lb_low_byte(byte) ((__u32)(byte) << 24)
 #define lb_first_byte(byte) ((__u16)(byte) << 8)
+#define lb_pair(first, second) ((__u64)(__u32)(first) << 32 | (__u64)(__u32)(second))
+#define lb_pair_first(pair) ((__u32)((pair) >> 32))
+#define lb_pair_second(pair) ((__u32)(pair))
 #endif
 
 static __always_inline void lb_set_ports(struct lb_packet *p, bool v6, __u32 ports)
 {
-	*(__u32 *)(v6 ? &p->flow->v6.sport : &p->flow->v4.sport) = ports;
+	p->ports = ports;
+	*(v6 ? &p->flow->v6.sport : &p->flow->v4.sport) = lb_first(ports);
+	*(v6 ? &p->flow->v6.dport : &p->flow->v4.dport) = lb_second(ports);
 }
 
-/* Source and destination port as they follow each other in memory. */
-static __always_inline __u32 lb_ports(const struct lb_packet *p, bool v6)
-{
-	return *(const __u32 *)(v6 ? &p->flow->v6.sport : &p->flow->v4.sport);
-}
-
-/* And the padding after it. */
+/* And all that is padding. */
 static __always_inline void lb_set_proto(struct lb_packet *p, bool v6, __u8 proto)
 {
 	p->proto = proto;
-	*(__u32 *)(v6 ? &p->flow->v6.proto : &p->flow->v4.proto) = lb_low_byte(proto);
+	*(__u16 *)(v6 ? &p->flow->v6.proto : &p->flow->v4.proto) = lb_first_byte(proto);
+	*(v6 ? &p->flow->v6.pad_middle : &p->flow->v4.pad_end) = 0;
 }
 
 /* The quoted packet is one from the backend: its ports are the flow's, turned. */
@@ -118,7 +119,7 @@ static __always_inline int lb_parse_quoted_ports(struct lb_packet *p, bool v6, c
 	if ((void *)(ports + 2) > end)
 		return LB_MALFORMED;
 	__u32 word = *(const __u32 *)ports;
-	lb_set_ports(p, v6, word << 16 | word >> 16);
+	lb_set_ports(p, v6, lb_word(lb_second(word), lb_first(word)));
 	return LB_PARSED;
 }
 
@@ -195,7 +196,6 @@ static __always_inline int lb_parse_ipv4(struct xdp_md *ctx, struct lb_packet *p
 	if (ip->version != 4 || header < sizeof(*ip) || p->length < header || p->l3 + p->length > end - data)
 		return LB_MALFORMED;
 	p->l4 = p->l3 + header;
-	p->tos = ip->tos;
 	p->ttl = ip->ttl;
 	p->flow->v4.saddr = ip->saddr;
 	p->flow->v4.daddr = ip->daddr;
@@ -226,7 +226,6 @@ static __always_inline int lb_parse_ipv6(struct xdp_md *ctx, struct lb_packet *p
 	if (ip->version != 6 || length > 65535 || p->l3 + length > end - data)
 		return LB_MALFORMED;
 	p->length = length;
-	p->tos = ip->priority << 4 | ip->flow_lbl[0] >> 4;
 	p->ttl = ip->hop_limit;
 	tg_copy_ipv6(&p->flow->v6.saddr, &ip->saddr);
 	tg_copy_ipv6(&p->flow->v6.daddr, &ip->daddr);
@@ -263,25 +262,6 @@ static __always_inline int lb_parse_ipv6(struct xdp_md *ctx, struct lb_packet *p
 	p->l4 = p->l3 + at;
 	lb_set_proto(p, true, next);
 	return lb_parse_l4(p, true, next, (void *)ip + at, end);
-}
-
-BPF_PERCPU_ARRAY(lb_kept, struct lb_packet, 1);
-
-/* What comes out of a map is unknown to the verifier: all ways that lead here become one, else it would follow each of them
- * to the end of the program. */
-static __always_inline int lb_forget(struct lb_packet *p)
-{
-	__u32 zero = 0;
-	union lb_flow *flow = p->flow;
-	struct lb_packet *kept = lb_kept.lookup(&zero);
-	if (!kept)
-		return -1;
-	p->flow = 0;
-	*kept = *p;
-	barrier();
-	*p = *kept;
-	p->flow = flow;
-	return 0;
 }
 
 #endif

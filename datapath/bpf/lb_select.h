@@ -13,29 +13,20 @@ static __always_inline __u32 lb_seconds(void)
 	return tg_now() >> LB_SECOND_SHIFT;
 }
 
-static __always_inline struct tg_vip *lb_find_frontend(const struct lb_packet *p, bool v6, __u32 port_and_proto)
-{
-	if (v6) {
-		struct tg_vip6_key key;
-		key.addr = p->flow->v6.daddr;
-		*(__u32 *)&key.port = port_and_proto;
-		return tg_vip6.lookup(&key);
-	}
-	struct tg_vip4_key key;
-	key.addr = p->flow->v4.daddr;
-	*(__u32 *)&key.port = port_and_proto;
-	return tg_vip4.lookup(&key);
-}
-
 static __always_inline struct tg_vip *lb_find_vip(const struct lb_packet *p, bool v6)
 {
-	return lb_find_frontend(p, v6, lb_word(lb_second(lb_ports(p, v6)), lb_first_byte(p->proto)));
+	return v6 ? tg_vip6.lookup((struct tg_vip6_key *)p->flow) : tg_vip4.lookup((struct tg_vip4_key *)p->flow);
 }
 
 /* The entry of the address itself. */
 static __always_inline struct tg_vip *lb_find_address(const struct lb_packet *p, bool v6)
 {
-	return lb_find_frontend(p, v6, 0);
+	if (v6) {
+		struct tg_vip6_key key = { .addr = p->flow->v6.daddr };
+		return tg_vip6.lookup(&key);
+	}
+	struct tg_vip4_key key = { .addr = p->flow->v4.daddr };
+	return tg_vip4.lookup(&key);
 }
 
 /* Give a later fragment the ports of its first one, or remember those of a first one. */
@@ -51,7 +42,7 @@ static __always_inline int lb_follow_fragment(struct lb_packet *p, bool v6)
 	}
 	if (p->is_first_fragment) {
 		struct tg_frag ports;
-		*(__u32 *)&ports = lb_ports(p, v6);
+		*(__u32 *)&ports = p->ports;
 		tg_lb_frag.update(&key, &ports);
 		return 0;
 	}
@@ -101,7 +92,7 @@ static __always_inline __u32 lb_mix(__u32 a, __u32 b, __u32 c)
 static __always_inline __u32 lb_hash(const struct lb_packet *p, bool v6, __u32 seed, bool affinity)
 {
 	__u32 begin = LB_HASH_BEGIN + seed;
-	__u32 ports = lb_ports(p, v6);
+	__u32 ports = p->ports;
 	if (affinity)
 		ports = lb_word(0, lb_second(ports));
 	if (!v6)
@@ -111,16 +102,14 @@ static __always_inline __u32 lb_hash(const struct lb_packet *p, bool v6, __u32 s
 	return lb_mix(first + word[3], begin + ports, begin + p->proto);
 }
 
-/* A slot by multiplication: as even as a remainder, without the division. */
-static __always_inline __u32 lb_slot(__u32 hash, __u32 size)
+/* Read what a hash gives in a table: offset and size as they follow each other, in one load, since the agent may change both at
+ * any time. The slot is found by multiplication: as even as a remainder, without the division. */
+static __always_inline __u32 lb_read_slot(const __u32 *table, __u32 hash)
 {
-	return (__u64)hash * size >> 32;
-}
-
-static __always_inline __u32 lb_read_slot(void *table, __u32 slot)
-{
-	__u32 pair = slot >> 1;
-	struct tg_slots *slots = table ? lb_lookup(table, &pair) : 0;
+	__u64 both = *(const volatile __u64 *)table;
+	__u32 slot = (__u64)hash * lb_pair_second(both) >> 32;
+	__u32 pair = (lb_pair_first(both) + slot) >> 1;
+	struct tg_slots *slots = tg_slots.lookup(&pair);
 	if (!slots)
 		return 0;
 	return slot & 1 ? slots->backend[1] : slots->backend[0];
@@ -133,29 +122,29 @@ static __always_inline struct tg_backend *lb_find_backend(__u32 id)
 }
 
 /* From the table as it was before the last change. */
-static __always_inline struct tg_backend *lb_choose_before(const struct lb_packet *p, bool v6, __u32 number,
-							   const struct tg_service *service, __u32 *id)
+static __always_inline struct tg_backend *lb_choose_before(const struct lb_packet *p, bool v6, const struct tg_service *service,
+							   __u32 flags, __u32 *id)
 {
-	__u32 hash = lb_hash(p, v6, service->before_seed, service->flags & TG_SERVICE_AFFINITY);
-	*id = lb_read_slot(tg_table_before.lookup(&number), lb_slot(hash, service->before_size));
+	__u32 hash = lb_hash(p, v6, service->before_seed, flags & TG_SERVICE_AFFINITY);
+	*id = lb_read_slot(&service->before_offset, hash);
 	return lb_find_backend(*id);
 }
 
-static __always_inline struct tg_backend *lb_choose_now(const struct lb_packet *p, bool v6, __u32 number,
-							const struct tg_service *service, __u32 *id)
+static __always_inline struct tg_backend *lb_choose_now(const struct lb_packet *p, bool v6, const struct tg_service *service,
+							__u32 flags, __u32 *id)
 {
 	__u32 hash;
-	if (service->flags & TG_SERVICE_RANDOM)
+	if (flags & TG_SERVICE_RANDOM)
 		hash = bpf_get_prandom_u32();
 	else
-		hash = lb_hash(p, v6, service->seed, service->flags & TG_SERVICE_AFFINITY);
-	*id = lb_read_slot(tg_table.lookup(&number), lb_slot(hash, service->size));
+		hash = lb_hash(p, v6, service->seed, flags & TG_SERVICE_AFFINITY);
+	*id = lb_read_slot(&service->offset, hash);
 	return lb_find_backend(*id);
 }
 
 /* The backend that this client had before, or one that it will have from now on. */
 static __always_inline struct tg_backend *lb_choose_affine(const struct lb_packet *p, bool v6, __u32 number,
-							   const struct tg_service *service, __u32 *id)
+							   const struct tg_service *service, __u32 flags, __u32 *id)
 {
 	__u32 now_s = lb_seconds();
 	struct tg_lb_affinity_key key = { .service = number };
@@ -172,7 +161,7 @@ static __always_inline struct tg_backend *lb_choose_affine(const struct lb_packe
 			return backend;
 		}
 	}
-	struct tg_backend *backend = lb_choose_now(p, v6, number, service, id);
+	struct tg_backend *backend = lb_choose_now(p, v6, service, flags, id);
 	if (backend) {
 		struct tg_lb_affinity entry = { .backend = *id, .born = backend->born, .seen_s = now_s };
 		tg_lb_affinity.update(&key, &entry);
@@ -194,14 +183,15 @@ static __always_inline void lb_remember(struct lb_packet *p, bool v6, __u32 id, 
 		tg_lb_flow4.update(&p->flow->v4, &flow);
 }
 
-/* Find the packet's backend and its id; `is_new` says that the flow table learned it now. Returns 0 if there is none. */
-static __always_inline struct tg_backend *lb_choose(struct lb_packet *p, bool v6, __u32 number,
-						    const struct tg_service *service, __u32 *id, bool *is_new)
+/* Find the packet's backend and its id; `is_new` says that the flow table shall learn it. `flags` are the service's, as far as
+ * they can be met here. Returns 0 if there is none. */
+static __always_inline struct tg_backend *lb_choose(struct lb_packet *p, bool v6, __u32 number, const struct tg_service *service,
+						    __u32 flags, __u32 *id, bool *is_new)
 {
 	struct tg_backend *backend = 0;
 	bool is_tcp = p->proto == IPPROTO_TCP;
 	bool opens = is_tcp && (p->tcp_flags & (LB_TCP_SYN | LB_TCP_ACK)) == LB_TCP_SYN;
-	bool keeps = !(service->flags & TG_SERVICE_STATELESS);
+	bool keeps = !(flags & TG_SERVICE_STATELESS);
 	struct tg_lb_flow *flow = keeps && !opens ? lb_find_flow(p, v6) : 0;
 	if (flow) {
 		*id = flow->backend;
@@ -220,17 +210,14 @@ static __always_inline struct tg_backend *lb_choose(struct lb_packet *p, bool v6
 		backend = 0;
 	}
 	if (is_tcp && !opens && service->before_until && tg_now() < service->before_until)
-		backend = lb_choose_before(p, v6, number, service, id);
+		backend = lb_choose_before(p, v6, service, flags, id);
 	if (!backend) {
-		if (service->flags & TG_SERVICE_AFFINITY)
-			backend = lb_choose_affine(p, v6, number, service, id);
+		if (flags & TG_SERVICE_AFFINITY)
+			backend = lb_choose_affine(p, v6, number, service, flags, id);
 		else
-			backend = lb_choose_now(p, v6, number, service, id);
+			backend = lb_choose_now(p, v6, service, flags, id);
 	}
-	if (backend && keeps && p->kind != LB_ERROR) {
-		lb_remember(p, v6, *id, backend);
-		*is_new = true;
-	}
+	*is_new = keeps && p->kind != LB_ERROR;
 	return backend;
 }
 

@@ -2,12 +2,19 @@
 #ifndef LB_SEND_H
 #define LB_SEND_H
 
-#include "lb_exit.h"
+#include "lb_stages.h"
 #include "lb_select.h"
 #include "tg_csum.h"
 
 #define LB_HOP_NS 100000000ULL /* how long a way is believed */
 #define LB_OUTER_TTL 64
+
+static __always_inline __u16 lb_fold64(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return tg_csum_fold((__u32)((sum & 0xffff) + (sum >> 16)));
+}
 
 /* Write the 12 bytes of both link addresses, the tags, and the protocol. `at` has room for LB_TAGS tags. */
 static __always_inline void lb_write_ethernet(__be32 *at, const __be32 *macs, const struct lb_packet *p, __be16 proto)
@@ -56,6 +63,20 @@ static __always_inline __u32 lb_find_way(struct xdp_md *ctx, const struct tg_add
 	return 0;
 }
 
+/* Whether the way to a backend is known on this CPU, which is looked at once in each tick of the kernel's clock. */
+static __always_inline bool lb_is_hop_fresh(const struct tg_backend *backend, struct tg_hop *hop)
+{
+	if (hop->born != backend->born)
+		return false;
+	__u64 jiffy = tg_jiffies();
+	if (hop->jiffy == jiffy)
+		return true;
+	if (tg_now() >= hop->until_ns)
+		return false;
+	hop->jiffy = jiffy;
+	return true;
+}
+
 /* The way to a backend, looked up at most every LB_HOP_NS on this CPU. Returns 0 or a TG_DROP reason. */
 static __always_inline __u32 lb_refresh_hop(struct xdp_md *ctx, const struct tg_backend *backend, struct tg_hop *hop,
 					    bool translates)
@@ -66,20 +87,15 @@ static __always_inline __u32 lb_refresh_hop(struct xdp_md *ctx, const struct tg_
 		hop->mtu = 65535;
 		return 0;
 	}
-	__u64 jiffy = tg_jiffies();
-	if (hop->jiffy == jiffy && hop->born == backend->born)
+	if (lb_is_hop_fresh(backend, hop))
 		return 0;
-	__u64 now = tg_now();
-	if (hop->born != backend->born || now >= hop->until_ns) {
-		hop->born = 0;
-		struct tg_addr to = backend->addr;
-		__u32 refused = lb_find_way(ctx, &to, hop);
-		if (refused || !hop->ifindex)
-			return refused;
-		hop->born = backend->born;
-		hop->until_ns = now + LB_HOP_NS;
-	}
-	hop->jiffy = jiffy;
+	hop->born = 0;
+	struct tg_addr to = backend->addr;
+	__u32 refused = lb_find_way(ctx, &to, hop);
+	if (refused || !hop->ifindex)
+		return refused;
+	hop->born = backend->born;
+	hop->until_ns = tg_now() + LB_HOP_NS;
 	return 0;
 }
 
@@ -89,18 +105,16 @@ static __always_inline __u32 lb_spread(const struct lb_packet *p, bool v6)
 	__u32 bits;
 	if (v6)
 		bits = p->flow->v6.saddr.word[0] ^ p->flow->v6.saddr.word[1] ^ p->flow->v6.saddr.word[2] ^ p->flow->v6.saddr.word[3] ^
-		       lb_ports(p, v6);
+		       p->ports;
 	else
-		bits = p->flow->v4.saddr ^ lb_ports(p, v6);
+		bits = p->flow->v4.saddr ^ p->ports;
 	bits *= 0x9e3779b1; /* 2^32 over the golden ratio (Knuth, TAOCP 6.4) */
 	return bits ^ bits >> 16;
 }
 
 /* One hop less, as any router takes it. Returns -1 for what cannot be. */
-static __always_inline int lb_take_hop(struct xdp_md *ctx, const struct lb_packet *p, bool v6)
+static __always_inline int lb_take_hop(void *at, void *end, bool v6)
 {
-	void *at = lb_at_ip((void *)(long)ctx->data, p);
-	void *end = (void *)(long)ctx->data_end;
 	if (v6) {
 		struct ipv6hdr *ip = at;
 		if ((void *)(ip + 1) > end)
@@ -117,27 +131,24 @@ static __always_inline int lb_take_hop(struct xdp_md *ctx, const struct lb_packe
 	return 0;
 }
 
-static __always_inline void lb_write_outer_ipv4(struct iphdr *ip, const struct lb_packet *p, bool v6, __be32 source, __be32 to)
+static __always_inline void lb_write_outer_ipv4(struct iphdr *ip, const struct lb_packet *p, bool v6, __u8 tos, __be32 source,
+						__be32 to)
 {
-	__u16 length = p->length + sizeof(*ip);
-	__u8 proto = v6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
-	__u32 sum = bpf_htons(0x4500 | p->tos) + bpf_htons(length) + bpf_htons(0x4000) + bpf_htons(LB_OUTER_TTL << 8 | proto);
-	sum += (source & 0xffff) + (source >> 16) + (to & 0xffff) + (to >> 16);
-	*(__be16 *)ip = bpf_htons(0x4500 | p->tos);
-	ip->tot_len = bpf_htons(length);
-	ip->id = 0; /* RFC 6864: means nothing where fragmentation is forbidden */
-	ip->frag_off = bpf_htons(0x4000);
-	ip->ttl = LB_OUTER_TTL;
-	ip->protocol = proto;
-	ip->check = tg_csum_fold(sum);
-	ip->saddr = source;
-	ip->daddr = to;
+	__be16 begin = bpf_htons(0x4500 | tos), length = bpf_htons((__u16)(p->length + sizeof(*ip)));
+	__be16 way = bpf_htons(LB_OUTER_TTL << 8 | (v6 ? IPPROTO_IPV6 : IPPROTO_IPIP));
+	__u64 sum = (__u64)source + to + begin + length + bpf_htons(0x4000) + way;
+	__be32 *word = (__be32 *)ip;
+	word[0] = lb_word(begin, length);
+	word[1] = lb_word(0, bpf_htons(0x4000)); /* RFC 6864: the id means nothing where fragmentation is forbidden */
+	word[2] = lb_word(way, lb_fold64(sum));
+	word[3] = source;
+	word[4] = to;
 }
 
-static __always_inline void lb_write_outer_ipv6(struct ipv6hdr *ip, const struct lb_packet *p, bool v6,
+static __always_inline void lb_write_outer_ipv6(struct ipv6hdr *ip, const struct lb_packet *p, bool v6, __u8 tos,
 						const struct tg_addr *source, __be32 last, const struct tg_addr *to)
 {
-	*(__be32 *)ip = bpf_htonl(0x60000000 | (__u32)p->tos << 20);
+	*(__be32 *)ip = bpf_htonl(0x60000000 | (__u32)tos << 20);
 	ip->payload_len = bpf_htons(p->length);
 	ip->nexthdr = v6 ? IPPROTO_IPV6 : IPPROTO_IPIP;
 	ip->hop_limit = LB_OUTER_TTL;
@@ -173,8 +184,10 @@ static __always_inline int lb_encapsulate(struct xdp_md *ctx, struct lb_packet *
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	void *ip = lb_at_ip(data, p);
-	if (data + header + ETH_HLEN + 4 * LB_TAGS > end || ip + header > end)
+	void *inner = ip + header;
+	if (data + header + ETH_HLEN + 4 * LB_TAGS > end || lb_take_hop(inner, end, v6))
 		return LB_DROP(REWRITE);
+	__u8 tos = v6 ? bpf_ntohs(*(__be16 *)inner) >> 4 : ((struct iphdr *)inner)->tos;
 	__u32 ifindex = hop->ifindex;
 	if (ifindex) {
 		__builtin_memcpy(macs, hop->macs, 12);
@@ -189,7 +202,7 @@ static __always_inline int lb_encapsulate(struct xdp_md *ctx, struct lb_packet *
 	if (outer_v6) {
 		__u32 fill = 0xffffffffULL >> (service->len6 > 96 ? (service->len6 - 96) & 63 : 0);
 		__be32 last = service->source6.word[3] | bpf_htonl(spread & fill);
-		lb_write_outer_ipv6(ip, p, v6, &service->source6, last, &backend->addr);
+		lb_write_outer_ipv6(ip, p, v6, tos, &service->source6, last, &backend->addr);
 	} else {
 		__u32 fill = 0xffffffffULL >> (service->len4 & 63);
 		__be32 source = service->source4.word[3] | bpf_htonl(spread & fill);
@@ -197,7 +210,7 @@ static __always_inline int lb_encapsulate(struct xdp_md *ctx, struct lb_packet *
 		 * backend's, where the client has none of this family, it only learns the neighbour. */
 		if (!ifindex)
 			source = v6 ? backend->addr.word[3] : p->flow->v4.saddr;
-		lb_write_outer_ipv4(ip, p, v6, source, backend->addr.word[3]);
+		lb_write_outer_ipv4(ip, p, v6, tos, source, backend->addr.word[3]);
 	}
 	if (!ifindex)
 		return backend->flags & TG_BACKEND_HERE ? LB_PASS(HERE) : LB_PASS(NO_NEIGHBOUR);

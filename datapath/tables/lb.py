@@ -5,23 +5,19 @@ from __future__ import annotations
 import hashlib
 import sys
 from array import array
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from itertools import islice
 
 from tidegate.datapath import maglev
 from tidegate.datapath.layout import Fields, fields
 from tidegate.datapath.table import TableError
 from tidegate.datapath.tables.maps import ArrayTable
-from tidegate.datapath.tables.slots import Filled, SlotTables
+from tidegate.datapath.tables.slots import REST_NS, Range, SlotRanges
 
-_BEFORE = ("before_size", "before_seed", "before_until")
-
-AT_ONCE = 128
-"""Tables that are swapped together: as many inner maps are open at a time."""
+_OURS = ("offset", "before_offset", "before_size", "before_seed", "before_until")
+"""Fields of `tg_service` that nobody wants: the door fills them."""
 
 _Row = Mapping[str, int | bytes]
 
@@ -44,7 +40,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Service:
-    """A row of `tg_service`, less what belongs to the table before; `recipe` is known of wanted rows only."""
+    """A row of `tg_service`, less where its tables are; `recipe` is known of wanted rows only."""
 
     row: Fields
     recipe: Recipe | None = field(default=None, compare=False)
@@ -120,105 +116,93 @@ def preferred_id(key: Fields, size: int) -> int:
 
 
 class ServiceTable:
-    """Services by number, each with its table. A table that did not change is never computed, equal ones are one map."""
+    """Services by number, each with its table. A table that did not change is never computed, equal ones are one range."""
 
     name = "tg_service"
 
     def __init__(
         self,
         rows: ArrayTable,
-        tables: SlotTables,
+        slots: SlotRanges,
         backends: BackendTable,
         monotonic_ns: Callable[[], int],
         now: Callable[[], datetime],
     ) -> None:
-        self._rows, self._tables, self._backends = rows, tables, backends
+        self._rows, self._slots, self._backends = rows, slots, backends
         self._monotonic_ns, self._now = monotonic_ns, now
         self._present: dict[int, _Row] = {}
-        self._ready: dict[int, _Row] = {}
+        self._is_held = False
         self.changes: dict[int, Change] = {}
 
     def read(self) -> Mapping[int, Service]:
-        """Return the services that are there; what belongs to the table before is kept aside for the next swap."""
-        self._ready = {}
+        """Return the services that are there; where their tables are is kept aside for the next change."""
         self._present = {int(dict(key).get("value", 0)): dict(value) for key, value in self._rows.read().items()}
+        self._is_held = False
         return {
-            number: Service(fields(**{name: value for name, value in named.items() if name not in _BEFORE}))
+            number: Service(fields(**{name: value for name, value in named.items() if name not in _OURS}))
             for number, named in self._present.items()
             # Without its table a service is not there, whatever its row says.
-            if self._tables.holds(number)
+            if named.get("offset")
         }
 
-    def prepare(self, wanted: Mapping[int, Service]) -> None:
-        """Swap the tables of many services together; what cannot be swapped is tried, and said, by `put`."""
-        self._ready = {}
-        work = {key: value for key, value in wanted.items() if value.recipe is not None and self._is_other(key, value)}
-        left = iter(work.items())
-        while some := dict(islice(left, AT_ONCE)):
-            # One that cannot be filled stops its batch; `put` then takes each of them alone.
-            with suppress(TableError):
-                self._swap(some)
-
     def put(self, key: int, value: Service) -> None:
-        """Make the service be there. Its table is swapped at once if it changed, and the one before counts for a while.
-
-        The digest is written last: whatever a crash leaves half done is done again.
-        """
+        """Make the service be there, in one step for every packet. If its table changed, the one before counts for a while."""
         if value.recipe is None:
             raise TableError("a service without its recipe cannot be put")
-        if key not in self._ready and self._is_other(key, value):
-            self._swap({key: value})
-        old = self._present.get(key, {})
-        held = self._ready.pop(key, {name: old[name] for name in _BEFORE if name in old})
-        row = fields(**dict(value.row), **held)
-        self._rows.put(fields(value=key), row)
-        self._present[key] = dict(row)
+        old, new = self._present.get(key, {}), dict(value.row)
+        if old.get("offset") and all(old.get(name) == new.get(name) for name in ("digest", "seed", "size")):
+            ours = {name: old[name] for name in _OURS if name in old}
+        else:
+            ours = self._change(key, old, new, value.recipe)
+        row = {**new, **ours}
+        self._rows.put(fields(value=key), fields(**row))
+        self._present[key] = row
 
     def drop(self, key: int) -> None:
-        """Remove the service and both its tables."""
+        """Remove the service; its tables are free a while later."""
         self._rows.drop(fields(value=key))
-        self._tables.clear(key)
         self._present.pop(key, None)
         self.changes.pop(key, None)
 
-    def _is_other(self, key: int, value: Service) -> bool:
-        old, new = self._present.get(key, {}), dict(value.row)
-        return any(old.get(name) != new.get(name) for name in ("digest", "seed")) or not self._tables.holds(key)
+    def range_of(self, number: int) -> Range | None:
+        """Return where the table of a service is."""
+        return next(_ranges(self._present.get(number, {}), 0), (None, 0))[0]
 
-    def _swap(self, wanted: Mapping[int, Service]) -> None:
-        """Fill new tables and put them in place, and note what each row shall say of the table before."""
-        filled = {key: self._fill(value.recipe) for key, value in wanted.items() if value.recipe is not None}
-        with ExitStack() as stack:
-            found = {key: stack.enter_context(self._tables.current(key)) for key in filled if key in self._present}
-            before = {key: table for key, table in found.items() if table is not None}
-            grace = {key: value.recipe.grace_s if value.recipe else 0 for key, value in wanted.items()}
-            self._tables.keep({key: table for key, table in before.items() if grace[key]})
-            for key, table in before.items():
-                self._retire(key, wanted[key], table, filled[key], grace[key])
-            self._tables.put(filled)
-        self._ready |= {key: self._ready.get(key, {}) for key in filled}
-        self._tables.trim()
+    def _change(self, key: int, old: _Row, new: _Row, recipe: Recipe) -> _Row:
+        """Write a new table, count what it will move, and return what the row shall say of both."""
+        if not self._is_held:
+            now = self._monotonic_ns()
+            self._slots.hold(each for row in self._present.values() for each in _ranges(row, now))
+            self._is_held = True
+        given = self._fill(recipe)
+        before = next(_ranges(old, 0), (None, 0))[0]
+        if before is None:
+            return {"offset": given.offset}
+        one, other = self._slots.read(before), self._slots.read(given)
+        share = maglev.share_moved(one, other, is_same_seed=old.get("seed", 0) == new.get("seed", 0))
+        self.changes[key] = Change(round(share * len(other)), self._now())
+        if not recipe.grace_s:
+            return {"offset": given.offset}
+        return {
+            "offset": given.offset,
+            "before_offset": before.offset,
+            "before_size": before.size,
+            "before_seed": old.get("seed", 0),
+            "before_until": self._monotonic_ns() + recipe.grace_s * 10**9,
+        }
 
-    def _fill(self, recipe: Recipe) -> Filled:
+    def _fill(self, recipe: Recipe) -> Range:
         names = sorted(name for name, weight in recipe.weights.items() if weight)
         missing = [name for name in names if recipe.backends[name] not in self._backends.ids]
         if missing:
             raise TableError(f"{', '.join(missing)}: no id could be given, so the table stays as it is")
         ids = array("I", [self._backends.ids[recipe.backends[name]] for name in names])
-        return self._tables.fill(recipe.digest, ids, lambda: maglev.build(recipe.weights, recipe.size, recipe.seed))
+        return self._slots.fill(recipe.digest, ids, lambda: maglev.build(recipe.weights, recipe.size, recipe.seed))
 
-    def _retire(self, key: int, value: Service, before: Filled, after: Filled, grace_s: int) -> None:
-        """Prepare the row for both tables, and count what the swap will move."""
-        old, new = self._present[key], dict(value.row)
-        size, seed = int(old["size"]), old.get("seed", 0)
-        held: _Row = {}
-        if grace_s:
-            until = self._monotonic_ns() + grace_s * 10**9
-            held = {"before_size": size, "before_seed": seed, "before_until": until}
-        # A packet may meet the row of one step and the table of the next: the smaller size is right for both.
-        meanwhile = {"size": min(size, int(new["size"])), "seed": seed, "digest": old.get("digest", 0)}
-        self._rows.put(fields(value=key), fields(**{**new, **held, **meanwhile}))
-        self._ready[key] = held
-        one, other = before.slots(size), after.slots(int(new["size"]))
-        share = maglev.share_moved(one, other, is_same_seed=seed == new.get("seed", 0))
-        self.changes[key] = Change(round(share * len(other)), self._now())
+
+def _ranges(row: _Row, now: int) -> Iterator[tuple[Range, int]]:
+    """Yield the ranges that a row names, with the digest where it is known; the one before until a little after it counts."""
+    if row.get("offset"):
+        yield Range(int(row["offset"]), int(row["size"])), int(row.get("digest", 0))
+    if row.get("before_offset") and int(row.get("before_until", 0)) + REST_NS > now:
+        yield Range(int(row["before_offset"]), int(row["before_size"])), 0

@@ -1,124 +1,105 @@
-"""The tables of the load balancer's services: inner maps that are filled through memory and swapped in one step."""
+"""The tables of the load balancer's services: ranges of one array in the kernel that is filled through memory."""
 
 from __future__ import annotations
 
+import hashlib
 import mmap
-import os
-import sys
+import struct
 from array import array
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from tidegate.datapath import libbpf, maglev
 from tidegate.datapath.maglev import Table
 from tidegate.datapath.table import TableError
 
-_KEPT = 32
+REST_NS = 10**9
+"""How long a range that nobody names any more is not written: far longer than a packet takes, which may still read it."""
 
-_AT_ONCE = 128
-
-
-@dataclass(frozen=True, slots=True)
-class Filled:
-    """An inner map, open. Its memory is an array of 32-bit ids."""
-
-    fd: int
-
-    def slots(self, size: int) -> array[int]:
-        """Return its first `size` slots."""
-        with mmap.mmap(self.fd, size * 4, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
-            return array("I", memory[: size * 4])
+FIRST = 2
+"""The offset of the first range. Nothing is ever written before it, so that a service without a table finds no backend."""
 
 
-class SlotTables:
-    """The tables in force and the ones before. Some filled last stay open, so that services with equal tables share one."""
+@dataclass(frozen=True, slots=True, order=True)
+class Range:
+    """Slots of the array, by number."""
 
-    def __init__(self, tables: Path, before: Path) -> None:
-        """Both are pins of outer maps."""
-        self._tables, self._before = libbpf.obj_get(tables), libbpf.obj_get(before)
-        self._kept: OrderedDict[tuple[int, bytes], Filled] = OrderedDict()
+    offset: int
+    size: int
 
-    def fill(self, digest: int, ids: array[int], build: Callable[[], Table]) -> Filled:
-        """Return the inner map of the table `digest`, whose backends sorted by name have these ids; `build` computes it.
+    @property
+    def end(self) -> int:
+        """The next offset at which a range may begin: two slots are one element of the map."""
+        return self.offset + self.size + self.size % 2
 
-        It stays open until `trim`.
+
+class SlotRanges:
+    """Gives ranges of the array to tables. What is taken is said anew by `hold`: only the services' rows remember it."""
+
+    def __init__(self, pin: Path, monotonic_ns: Callable[[], int]) -> None:
+        self._fd = libbpf.obj_get(pin)
+        # struct bpf_map_info: type, id, key_size, value_size, max_entries; an element is two slots.
+        self.size = 2 * int(struct.unpack_from("=5I", libbpf.info(self._fd))[4])
+        self._monotonic_ns = monotonic_ns
+        self._held: dict[Range, int] = {}
+        self._resting: dict[Range, int] = {}
+        self._holes: list[Range] = []
+        self._known: dict[tuple[int, bytes], Range] = {}
+
+    def hold(self, named: Iterable[tuple[Range, int]]) -> None:
+        """Take note of the ranges that services name, each with its table's digest (0 where it is not known).
+
+        All others are free, those that were named until now after `REST_NS`.
         """
-        wanted = digest, ids.tobytes()
-        if wanted in self._kept:
-            self._kept.move_to_end(wanted)
-            return self._kept[wanted]
-        slots = maglev.translate(build().slots, ids)
-        try:
-            self._kept[wanted] = Filled(_create(slots))
-        except OSError as error:
-            raise TableError(f"no table of {len(slots)} slots can be made: {error}") from error
-        return self._kept[wanted]
+        held, now = dict(named), self._monotonic_ns()
+        gone = dict.fromkeys(self._held.keys() - held.keys(), now + REST_NS)
+        self._resting = {each: until for each, until in (gone | self._resting).items() if until > now and each not in held}
+        self._held = held
+        self._known = {what: each for what, each in self._known.items() if each in held}
+        taken = sorted({*held, *self._resting})
+        edges = [Range(0, FIRST), *taken, Range(self.size, 0)]
+        self._holes = [Range(a.end, b.offset - a.end) for a, b in pairwise(edges) if b.offset > a.end]
 
-    def trim(self) -> None:
-        """Close all but the last few inner maps; those that are in place live on."""
-        while len(self._kept) > _KEPT:
-            os.close(self._kept.popitem(last=False)[1].fd)
+    def fill(self, digest: int, ids: array[int], build: Callable[[], Table]) -> Range:
+        """Return the range of the table `digest`, whose backends sorted by name have these ids; `build` computes it.
 
-    def holds(self, number: int) -> bool:
-        """Tell whether a service has a table."""
-        return libbpf.lookup(self._tables, _word(number), 4) is not None
+        Equal tables share one. Raises TableError if there is no room.
+        """
+        wanted = digest, hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
+        if wanted not in self._known:
+            slots = maglev.translate(build().slots, ids)
+            same = (each for each, what in self._held.items() if what == digest and each.size == len(slots))
+            self._known[wanted] = next((each for each in same if self.read(each) == slots), None) or self._write(slots)
+        self._held[self._known[wanted]] = digest
+        return self._known[wanted]
 
-    @contextmanager
-    def current(self, number: int) -> Iterator[Filled | None]:
-        """Open the table in force of a service, if there is one, until the end of a `with` block."""
-        raw = libbpf.lookup(self._tables, _word(number), 4)
-        if raw is None:
-            yield None
-            return
-        with libbpf.opened(libbpf.map_by_id(int.from_bytes(raw, sys.byteorder))) as fd:
-            yield Filled(fd)
+    def read(self, one: Range) -> array[int]:
+        """Return the backends' ids of a range."""
+        at = one.offset * 4
+        with self._mapped(at, one.size * 4, mmap.PROT_READ) as memory:
+            skipped = at % mmap.ALLOCATIONGRANULARITY
+            return array("I", memory[skipped : skipped + one.size * 4])
 
-    def keep(self, kept: Mapping[int, Filled]) -> None:
-        """Let tables be the ones before, by service."""
-        _update(self._before, kept)
+    def _write(self, slots: array[int]) -> Range:
+        needed = Range(0, len(slots)).end
+        number = next((number for number, hole in enumerate(self._holes) if hole.size >= needed), None)
+        if number is None:
+            raise TableError(
+                f"no room for a table of {len(slots)} slots: {len(self._held)} tables take "
+                f"{sum(each.size for each in self._held)} of {self.size}; raise the number of slots (--max-slots)"
+            )
+        hole = self._holes[number]
+        self._holes[number] = Range(hole.offset + needed, hole.size - needed)
+        given = Range(hole.offset, len(slots))
+        at = given.offset * 4
+        with self._mapped(at, given.size * 4, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
+            skipped = at % mmap.ALLOCATIONGRANULARITY
+            memory[skipped : skipped + given.size * 4] = slots.tobytes()
+        return given
 
-    def put(self, filled: Mapping[int, Filled]) -> None:
-        """Let tables be in force, by service: each at once, for every packet from then on."""
-        _update(self._tables, filled)
-
-    def clear(self, number: int) -> None:
-        """Take both tables of a service away; already gone is a success."""
-        for outer in (self._tables, self._before):
-            try:
-                libbpf.delete(outer, _word(number))
-            except libbpf.BpfError as error:
-                raise TableError(str(error)) from error
-
-
-def _create(slots: array[int]) -> int:
-    # The kernel rounds elements of an array up to eight bytes: two slots share one.
-    entries = (len(slots) + 1) // 2
-    fd = libbpf.map_create(libbpf.MAP_ARRAY, "tg_slots", (4, 8), entries, libbpf.F_MMAPABLE | libbpf.F_INNER_MAP)
-    with mmap.mmap(fd, len(slots) * 4, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE) as memory:
-        memory[: len(slots) * 4] = slots.tobytes()
-    return fd
-
-
-def _update(outer: int, tables: Mapping[int, Filled]) -> None:
-    """Point elements of an outer map to inner ones.
-
-    After each the kernel waits until no program uses what was there before (`maybe_wait_bpf_programs`), some ten
-    milliseconds; threads wait together.
-    """
-    if not tables:
-        return
-    with ThreadPoolExecutor(min(len(tables), _AT_ONCE)) as pool:
-        work = [pool.submit(libbpf.update, outer, _word(number), _word(each.fd)) for number, each in tables.items()]
-    try:
-        for each in work:
-            each.result()
-    except libbpf.BpfError as error:
-        raise TableError(str(error)) from error
-
-
-def _word(number: int) -> bytes:
-    return number.to_bytes(4, sys.byteorder)
+    def _mapped(self, at: int, length: int, protection: int) -> mmap.mmap:
+        """Map just the pages that are needed: all of them would count as the agent's memory."""
+        skipped = at % mmap.ALLOCATIONGRANULARITY
+        return mmap.mmap(self._fd, skipped + length, mmap.MAP_SHARED, protection, offset=at - skipped)

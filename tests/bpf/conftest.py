@@ -93,6 +93,7 @@ def loaded_balancer(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) ->
         TG_LB_MAX_FLOWS=4096,
         TG_LB_MAX_CLIENTS=256,
         TG_LB_MAX_RANGES=256,
+        TG_LB_MAX_SLOTS=65536,
     )
     return ensure_loaded(Places(state, loaded.maps.parent, state, state), sizes)
 

@@ -73,16 +73,16 @@ def test_backend_is_gone(three: Balancer, family: int) -> None:
 @FAMILIES
 def test_grace(three: Balancer, family: int) -> None:
     """For a while after a change, a packet without a flow goes where the table before says; a new connection never does."""
-    three.table("tg_table_before", 1, [3] * 5)
+    before = {"before_offset": three.table([3] * 5), "before_size": 5, "before_seed": 7}
     soon = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + 10**10
-    three.service(1, [2] * 7, before_until=soon, before_size=5, before_seed=7)
+    three.service(1, [2] * 7, before_until=soon, **before)
     assert backend_of(send(three, family, tcp("S", 1))) == 2
     assert backend_of(send(three, family, tcp("A", 2))) == 3
     assert backend_of(send(three, family, udp(2))) == 2
     three.put("tg_backend", 3)
     assert backend_of(send(three, family, tcp("A", 4))) == 2
     three.backend(3, "10.9.0.3")
-    three.service(1, [2] * 7, before_until=1, before_size=5, before_seed=7)
+    three.service(1, [2] * 7, before_until=1, **before)
     assert backend_of(send(three, family, tcp("A", 3))) == 2
 
 

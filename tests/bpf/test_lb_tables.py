@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import shutil
-import struct
-import sys
 from array import array
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -28,10 +25,10 @@ from tidegate.datapath.order import Order
 from tidegate.datapath.table import Receipt, reconcile
 from tidegate.datapath.tables.lb import BackendTable, ServiceTable, preferred_id
 from tidegate.datapath.tables.maps import ArrayTable, HashTable
-from tidegate.datapath.tables.slots import SlotTables
+from tidegate.datapath.tables.slots import REST_NS, Range, SlotRanges
 
 NUMBER = Record(4, (Field("value", 0, 4, True),))
-IDS, SERVICES = 64, 64
+IDS, SERVICES, SLOTS = 64, 64, 16384
 
 
 def record(*members: tuple[str, int, bool]) -> Record:
@@ -45,9 +42,9 @@ def record(*members: tuple[str, int, bool]) -> Record:
 
 BACKEND = record(("addr", 16, False), ("port", 2, True), ("born", 4, True))
 SERVICE = record(
-    ("size", 4, True), ("seed", 4, True), ("flags", 4, True), ("affinity_s", 4, True), ("before_size", 4, True),
-    ("before_seed", 4, True), ("before_until", 8, True), ("digest", 8, True), ("source4", 16, False), ("source6", 16, False),
-    ("len4", 1, True), ("len6", 1, True),
+    ("offset", 4, True), ("size", 4, True), ("before_offset", 4, True), ("before_size", 4, True), ("before_until", 8, True),
+    ("digest", 8, True), ("seed", 4, True), ("before_seed", 4, True), ("flags", 4, True), ("affinity_s", 4, True),
+    ("source4", 16, False), ("source6", 16, False), ("len4", 1, True), ("len6", 1, True),
 )  # fmt: skip
 UPLINK = Interface("eth0", 2, "", 1500, (ip_address("172.30.0.11"),))
 FACTS = Facts(uplinks=(UPLINK,))
@@ -61,8 +58,7 @@ def pins() -> Iterator[Path]:
     folder.mkdir()
     pin(libbpf.map_create(libbpf.MAP_ARRAY, "tg_backend", (4, BACKEND.size), IDS, 0), folder / "tg_backend")
     pin(libbpf.map_create(libbpf.MAP_ARRAY, "tg_service", (4, SERVICE.size), SERVICES, 0), folder / "tg_service")
-    for name in ("tg_table", "tg_table_before"):
-        pin(outer_map(name), folder / name)
+    pin(libbpf.map_create(libbpf.MAP_ARRAY, "tg_slots", (4, 8), SLOTS // 2, libbpf.F_MMAPABLE), folder / "tg_slots")
     yield folder
     shutil.rmtree(folder)
 
@@ -72,22 +68,13 @@ def pin(fd: int, path: Path) -> None:
     os.close(fd)
 
 
-def outer_map(name: str) -> int:
-    array_of_maps = 12
-    flags = libbpf.F_MMAPABLE | libbpf.F_INNER_MAP
-    with libbpf.opened(libbpf.map_create(libbpf.MAP_ARRAY, "example", (4, 8), 1, flags)) as example:
-        options = ctypes.create_string_buffer(64)
-        struct.pack_into("=Q6I", options, 0, len(options), 0, 0, 0, 0, example, 0)
-        return libbpf.call("bpf_map_create", array_of_maps, name.encode(), 4, 4, SERVICES, options)
-
-
 class Node:
     """The doors as one agent has them."""
 
     def __init__(self, pins: Path, nonce: Iterator[int] | None = None) -> None:
         self.pins, self.clock = pins, 1000
         self.rows = ArrayTable(pins / "tg_service", MapLayout("tg_service", NUMBER, SERVICE))
-        self.slots = SlotTables(pins / "tg_table", pins / "tg_table_before")
+        self.slots = SlotRanges(pins / "tg_slots", lambda: self.clock)
         counter = nonce or itertools.count(1)
         backends = ArrayTable(pins / "tg_backend", MapLayout("tg_backend", NUMBER, BACKEND))
         self.backends = BackendTable(backends, IDS, lambda: next(counter))
@@ -103,16 +90,17 @@ class Node:
     def names(self, number: int, size: int) -> list[str | None]:
         """What the kernel's table says, with names for ids."""
         by_id = {number: key for key, number in self.backends.ids.items()}
-        with self.slots.current(number) as found:
-            assert found is not None
-            return [port_of(by_id[each]) if each else None for each in found.slots(size)]
+        found = self.range(number)
+        assert found is not None
+        assert found.size == size
+        return [port_of(by_id[each]) if each else None for each in self.slots.read(found)]
 
     def row(self, number: int) -> dict[str, Any]:
         return dict(self.rows.read().get(fields(value=number), ()))
 
-    def map_id(self, number: int, outer: str = "tg_table") -> bytes | None:
-        with libbpf.opened(libbpf.obj_get(self.pins / outer)) as fd:
-            return libbpf.lookup(fd, number.to_bytes(4, sys.byteorder), 4)
+    def range(self, number: int, before: str = "") -> Range | None:
+        row = self.row(number)
+        return Range(row[before + "offset"], row[before + "size"]) if before + "offset" in row else None
 
 
 def port_of(key: Fields) -> str:
@@ -140,13 +128,16 @@ def test_the_kernel_has_the_canonical_table(pins: Path) -> None:
     assert (again.puts, again.drops) == ({}, {})
 
 
-def test_equal_tables_are_one_map(pins: Path) -> None:
-    """Two services with the same backends share the memory, and part when one of them changes."""
+def test_equal_tables_are_one_range(pins: Path) -> None:
+    """Two services with the same backends share the memory, under every agent, and part when one of them changes."""
     node = Node(pins)
     node.apply(service(1, 1, 2), service(2, 1, 2), service(3, 1))
-    assert node.map_id(2) == node.map_id(4) != node.map_id(6)
+    assert node.range(2) == node.range(4) != node.range(6)
+    fresh = Node(pins, itertools.count(1000))
+    fresh.apply(service(1, 1, 2), service(2, 1, 2), service(3, 1, 2))
+    assert fresh.range(2) == fresh.range(4) == fresh.range(6)
     node.apply(service(1, 1, 2), service(2, 2), service(3, 1))
-    assert node.map_id(2) != node.map_id(4)
+    assert node.range(2) != node.range(4)
     assert set(node.names(2, 251)) == {"10.0.0.1", "10.0.0.2"}
 
 
@@ -154,10 +145,10 @@ def test_ids_outlive_the_agent(pins: Path) -> None:
     """A new agent gives nobody a new id, and computes nothing."""
     node = Node(pins)
     node.apply(service(1, 1, 2, 3))
-    ids, table = dict(node.backends.ids), node.map_id(2)
+    ids, table = dict(node.backends.ids), node.range(2)
     fresh = Node(pins, itertools.count(1000))
     assert fresh.apply(service(1, 1, 2, 3)).puts == {}
-    assert (fresh.backends.ids, fresh.map_id(2)) == (ids, table)
+    assert (fresh.backends.ids, fresh.range(2)) == (ids, table)
 
 
 def test_an_id_given_anew_is_born_anew(pins: Path) -> None:
@@ -176,12 +167,12 @@ def test_an_id_given_anew_is_born_anew(pins: Path) -> None:
 
 
 def test_the_table_before_counts_for_a_while(pins: Path) -> None:
-    """It is the very map that was in force; the row says until when, with its size and seed."""
+    """It is the very range that was in force; the row says until when, with its size and seed."""
     node = Node(pins)
     node.apply(service(1, 1, 2, 3, graceSeconds=7))
-    old = node.map_id(2)
+    old = node.range(2)
     node.apply(service(1, 1, 2, graceSeconds=7, tableSize=509))
-    assert node.map_id(2, "tg_table_before") == old
+    assert node.range(2, "before_") == old
     row = node.row(2)
     assert (row["before_until"], row["before_size"], row["size"]) == (1000 + 7 * 10**9, 251, 509)
     assert row["before_seed"] == row["seed"] == maglev.flow_seed("tidegate")
@@ -196,7 +187,7 @@ def test_without_grace_there_is_no_table_before(pins: Path) -> None:
     node = Node(pins)
     node.apply(service(1, 1, 2, graceSeconds=0))
     node.apply(service(1, 1, graceSeconds=0))
-    assert node.map_id(2, "tg_table_before") is None
+    assert node.range(2, "before_") is None
     assert "before_until" not in node.row(2)
 
 
@@ -230,27 +221,28 @@ def test_a_service_that_is_gone_leaves_nothing(pins: Path) -> None:
     node.apply(service(1, 1, 2), service(2, 2))
     node.apply(service(1, 1), service(2, 2))
     node.apply(service(2, 2))
-    assert (node.row(2), node.map_id(2), node.map_id(2, "tg_table_before")) == ({}, None, None)
+    assert (node.row(2), node.range(2), node.range(2, "before_")) == ({}, None, None)
     assert [port_of(key) for key in node.backends.ids] == ["10.0.0.2"]
 
 
-def test_a_table_that_somebody_takes_away_comes_back(pins: Path) -> None:
-    """The row alone is not believed."""
+def test_a_row_that_names_no_table_is_no_service(pins: Path) -> None:
+    """Somebody wrote it; it is put again, with its table."""
     node = Node(pins)
     node.apply(service(1, 1))
-    node.slots.clear(2)
+    row = node.row(2)
+    node.rows.put(fields(value=2), fields(**{name: value for name, value in row.items() if name != "offset"}))
     node.apply(service(1, 1))
     assert set(node.names(2, 251)) == {"10.0.0.1"}
 
 
-def test_a_swap_that_a_crash_cut_short_is_done_again(pins: Path) -> None:
-    """The digest is the last thing that is written."""
+def test_a_change_that_a_crash_cut_short_is_done_again(pins: Path) -> None:
+    """The row is the last thing that is written, and until then nothing of the table in force is."""
     node = Node(pins)
     node.apply(service(1, 1, 2))
-    real, node.slots.put = node.slots.put, crash  # type: ignore[method-assign]
+    real, node.rows.put = node.rows.put, crash  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         node.apply(service(1, 2))
-    node.slots.put = real  # type: ignore[method-assign]
+    node.rows.put = real  # type: ignore[method-assign]
     assert set(node.names(2, 251)) == {"10.0.0.1", "10.0.0.2"}
     fresh = Node(pins, itertools.count(1000))
     fresh.apply(service(1, 2))
@@ -284,14 +276,53 @@ def test_ids_collide_and_part(pins: Path) -> None:
     assert number == preferred_id(key, IDS)
 
 
-def test_tables_kept_open_are_few(pins: Path) -> None:
-    """Services with tables of their own do not cost a file descriptor each."""
+def test_a_freed_range_rests(pins: Path) -> None:
+    """What a packet may still read is not written: neither the table in force, nor the one before, nor one just dropped."""
     node = Node(pins)
-    before = len(os.listdir("/proc/self/fd"))
-    node.apply(*(replace_seed(service(number, 1), f"{number}") for number in range(1, 31)))
-    node.apply(*(replace_seed(service(number, 1), f"again{number}") for number in range(1, 31)))
-    assert len(os.listdir("/proc/self/fd")) - before <= 32
+    node.apply(service(1, 1, 2, graceSeconds=7))
+    first = node.range(2)
+    node.apply(service(1, 1, graceSeconds=7))
+    second = node.range(2)
+    node.clock = 1000 + 7 * 10**9 + REST_NS - 1
+    node.apply(service(1, 1, graceSeconds=7), service(2, 2))
+    assert node.range(4) not in (first, second, None)
+    node.clock += REST_NS + 1
+    # It counts no more; from the moment that this is seen on, it rests.
+    node.apply(service(1, 1, graceSeconds=7), service(2, 2), service(3, 3))
+    assert node.range(6) not in (first, second, node.range(4))
+    node.clock += REST_NS
+    node.apply(service(1, 1, graceSeconds=7), service(2, 2), service(3, 3), service(4, 4))
+    assert node.range(8) == first
+
+
+def test_a_fresh_agent_writes_over_nothing(pins: Path) -> None:
+    """It knows from the rows what is taken."""
+    node = Node(pins)
+    node.apply(service(1, 1, 2, graceSeconds=7))
+    node.apply(service(1, 1, graceSeconds=7))
+    fresh = Node(pins, itertools.count(1000))
+    fresh.apply(service(1, 1, graceSeconds=7), service(2, 2))
+    taken = [fresh.range(2), fresh.range(2, "before_"), fresh.range(4)]
+    assert len(set(taken)) == 3
+    assert set(fresh.names(2, 251)) == {"10.0.0.1"}
+
+
+def test_the_array_is_full(pins: Path) -> None:
+    """The service says so, and names the remedy; the others stay as they are, and room that becomes free is used."""
+    node = Node(pins)
+    some = [replace_seed(service(number, 1, graceSeconds=0), f"{number}") for number in range(1, 31)]
+    big = service(31, 1, graceSeconds=0, tableSize=10007)
+    assert node.apply(*some).failures == []
+    failures = node.apply(*some, big).failures
+    assert {failure.owner for failure in failures} == {"LoadBalancer/s31"}
+    assert "no room for a table of 10007 slots: 30 tables take 7530 of 16384" in failures[0].message
+    assert "--max-slots" in failures[0].message
     assert set(node.names(60, 251)) == {"10.0.0.1"}
+    node.apply()
+    assert node.apply(big).failures != []
+    node.clock += REST_NS
+    assert node.apply(big).failures == []
+    assert set(node.names(62, 10007)) == {"10.0.0.1"}
 
 
 def replace_seed(given: BalancedService, seed: str) -> BalancedService:

@@ -30,7 +30,7 @@ VIP4, VIP6 = "192.0.2.10", "2001:db8:10::10"
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     state = tmp_path_factory.mktemp("state")
     pins = Path(f"/sys/fs/bpf/tidegate-test-xdp-{os.getpid()}")
-    sizes = LoadBalancerSizes(64, 64, 64, 4096, 64, 64)
+    sizes = LoadBalancerSizes(64, 64, 64, 4096, 64, 64, 65536)
     yield ensure_loaded(Places(state, pins, state, state), sizes)
     shutil.rmtree(pins)
 

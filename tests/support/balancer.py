@@ -46,8 +46,8 @@ class Balancer(Harness):
         "tg_hop",
         "tg_service",
         "tg_backend",
-        "tg_table",
-        "tg_table_before",
+        "tg_slots",
+        "tg_lb_programs",
     )
     counter = "tg_lb_counters"
 
@@ -56,8 +56,7 @@ class Balancer(Harness):
         for number in range(64):
             self.put("tg_service", number)
             self.put("tg_backend", number)
-            for table in ("tg_table", "tg_table_before"):
-                libbpf.delete(self.maps[table]._fd, number.to_bytes(4, sys.byteorder))
+        self._free = 2
         self.put("tg_lb_config", 0, icmp_rate=1000)
 
     def backend(self, number: int, address: str, backend_port: int = 0) -> int:
@@ -78,18 +77,16 @@ class Balancer(Harness):
     def service(self, number: int, slots: Sequence[int], **row: Any) -> None:
         """Set a service whose table has these backend ids."""
         defaults = {"source4": addr("172.30.0.11"), "len4": 32, "source6": addr("fd30::11"), "len6": 128, "seed": 7}
-        self.table("tg_table", number, slots)
-        self.put("tg_service", number, size=len(slots), **(defaults | row))
+        self.put("tg_service", number, offset=self.table(slots), size=len(slots), **(defaults | row))
 
-    def table(self, name: str, number: int, slots: Sequence[int]) -> None:
-        """Put a new inner map in place of the one that is there."""
-        entries = (len(slots) + 1) // 2
-        flags = libbpf.F_MMAPABLE | libbpf.F_INNER_MAP
-        with libbpf.opened(libbpf.map_create(libbpf.MAP_ARRAY, name, (4, 8), entries, flags)) as fd:
-            for pair in range(entries):
-                two = [*slots[2 * pair : 2 * pair + 2], 0]
-                libbpf.update(fd, pair.to_bytes(4, sys.byteorder), struct.pack("=2I", *two[:2]))
-            libbpf.update(self.maps[name]._fd, number.to_bytes(4, sys.byteorder), fd.to_bytes(4, sys.byteorder))
+    def table(self, slots: Sequence[int]) -> int:
+        """Write a table behind those that are there; return its offset."""
+        offset, entries = self._free, (len(slots) + 1) // 2
+        self._free += 2 * entries
+        for pair in range(entries):
+            two = struct.pack("=2I", *[*slots[2 * pair : 2 * pair + 2], 0][:2])
+            libbpf.update(self.maps["tg_slots"]._fd, (offset // 2 + pair).to_bytes(4, sys.byteorder), two)
+        return offset
 
     def frame(self, packet: Packet | bytes, device: str = "up0") -> Verdict:
         """Let one frame arrive on a device."""
