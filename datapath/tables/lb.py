@@ -183,6 +183,9 @@ class ServiceTable:
         self.changes[key] = Change(round(share * len(other)), self._now())
         if not recipe.grace_s:
             return {"offset": given.offset}
+        if old.get("before_offset") and int(old.get("before_until", 0)) > self._monotonic_ns():
+            # Several changes in a short time: the oldest connections are the most, and the hardest to begin anew.
+            return {**{name: old[name] for name in _OURS if name in old}, "offset": given.offset}
         return {
             "offset": given.offset,
             "before_offset": before.offset,
