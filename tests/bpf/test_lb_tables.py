@@ -182,6 +182,22 @@ def test_the_table_before_counts_for_a_while(pins: Path) -> None:
     assert node.row(2) == row | {"flags": lb.INNER_PORT}
 
 
+def test_of_several_changes_the_first_ones_table_before_counts(pins: Path) -> None:
+    """Within its time it is kept through further changes; after it the next change brings its own."""
+    node = Node(pins)
+    node.apply(service(1, 1, 2, 3, graceSeconds=7))
+    first = node.range(2)
+    node.apply(service(1, 1, 2, graceSeconds=7))
+    until = node.row(2)["before_until"]
+    node.clock += 6 * 10**9
+    node.apply(service(1, 1, graceSeconds=7))
+    assert (node.range(2, "before_"), node.row(2)["before_until"]) == (first, until)
+    node.clock += 2 * 10**9
+    last = node.range(2)
+    node.apply(service(1, 1, 4, graceSeconds=7))
+    assert node.range(2, "before_") == last
+
+
 def test_without_grace_there_is_no_table_before(pins: Path) -> None:
     """Zero seconds mean what they say."""
     node = Node(pins)
