@@ -151,7 +151,7 @@ class ServiceTable:
             raise TableError("a service without its recipe cannot be put")
         old, new = self._present.get(key, {}), dict(value.row)
         if old.get("offset") and all(old.get(name) == new.get(name) for name in ("digest", "seed", "size")):
-            ours = {name: old[name] for name in _OURS if name in old}
+            ours: _Row = {name: old[name] for name in _OURS if name in old}
         else:
             ours = self._change(key, old, new, value.recipe)
         row = {**new, **ours}
