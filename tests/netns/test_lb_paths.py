@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -192,3 +193,30 @@ def test_a_bare_machine_stays_bare(paths: Paths) -> None:
     assert "2076" not in paths.machines.sh("lb", "ip rule show; ip -6 rule show")
     assert paths.machines.sh("lb", "nft list ruleset 2>/dev/null || true") == ""
     assert "tgvxlan" in paths.machines.sh("back", "ip link show")
+
+
+@pytest.fixture
+def stock(paths: Paths) -> Iterator[None]:
+    """The backend without us, as docs/lb.md sets it up: the kernel's own tunnels, and the virtual addresses on lo."""
+    for module in ("ipip", "sit", "ip6_tunnel"):
+        if subprocess.run(["modprobe", "-q", module], check=False).returncode:
+            pytest.skip(f"this kernel has no module {module}")
+    paths.apply("back", ())
+    sh = paths.machines.sh
+    sh("back", "ip link set tunl0 up; ip link set sit0 up; ip -6 tunnel change ip6tnl0 mode any; ip link set ip6tnl0 up")
+    sh("back", f"ip address add {VIPS[4]}/32 dev lo; ip address add {VIPS[6]}/128 dev lo nodad")
+    for device in ("all", "tunl0", "ip6tnl0"):
+        sh("back", f"sysctl -qw net.ipv4.conf.{device}.rp_filter=0")
+    yield
+    sh("back", f"ip address del {VIPS[4]}/32 dev lo; ip address del {VIPS[6]}/128 dev lo")
+
+
+@pytest.mark.parametrize("outer", [4, 6])
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_stock_backend(paths: Paths, stock: None, family: int, outer: int) -> None:
+    """A kernel that knows nothing of us serves every mixture of families, large transfers over a narrow path too."""
+    paths.order([BACKEND[outer]], on=["lb"])
+    paths.narrow(1280)
+    with paths.serving("back", 80):
+        upload_and_download(paths, family)
+        datagram(paths, family, 1350)
