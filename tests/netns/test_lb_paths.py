@@ -78,7 +78,7 @@ def test_a_listener_of_the_machine(paths: Paths, family: int, outer: int, inner:
         datagram(paths, family)
         datagram(paths, family, 1350)
     after = paths.counters("back")
-    assert after["pass_dsr"] - before["pass_dsr"] > 200
+    assert after["pass_dsr"] - before["pass_dsr"] > 10
     assert after["pass_dsr_answer"] > before["pass_dsr_answer"]
 
 
@@ -94,7 +94,7 @@ def test_a_pod(paths: Paths, family: int, outer: int, mtu: int) -> None:
         upload_and_download(paths, family)
         datagram(paths, family, 1350)
     after = paths.counters("back")
-    assert after["forward_dsr"] - before["forward_dsr"] > 200
+    assert after["forward_dsr"] - before["forward_dsr"] > 10
     assert after["forward_dsr_answer"] > before["forward_dsr_answer"]
 
 
@@ -109,8 +109,8 @@ def test_balancer_and_backend_at_once(paths: Paths, family: int, outer: int) -> 
         upload_and_download(paths, family)
         datagram(paths, family, 1350)
     after = paths.counters("lb")
-    assert after["pass_lb_here"] - before["pass_lb_here"] > 200
-    assert after["pass_dsr"] - before["pass_dsr"] > 200
+    assert after["pass_lb_here"] - before["pass_lb_here"] > 10
+    assert after["pass_dsr"] - before["pass_dsr"] > 10
 
 
 @pytest.mark.parametrize("family", [4, 6])
