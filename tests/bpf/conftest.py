@@ -81,6 +81,7 @@ def node(loaded: Loaded) -> Iterator[Harness]:
             harness.put("tg_range", fields(prefixlen=length, addr=address), **value)
         harness.put("tg_source", 0, ip4=addr("172.30.0.11"), ip6=addr("fd30::11"), port_min=1024, port_max=65535)
         yield harness
+        harness.close()
 
 
 @pytest.fixture(scope="session")
@@ -131,3 +132,4 @@ def balancer(loaded_balancer: Loaded) -> Iterator[Balancer]:
         made.backend(1, "10.9.0.1")
         made.service(1, [1] * 7)
         yield made
+        made.close()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -77,7 +78,7 @@ def test_a_listener_of_the_machine(paths: Paths, family: int, outer: int, inner:
         datagram(paths, family)
         datagram(paths, family, 1350)
     after = paths.counters("back")
-    assert after["pass_dsr"] - before["pass_dsr"] > 200
+    assert after["pass_dsr"] - before["pass_dsr"] > 10
     assert after["pass_dsr_answer"] > before["pass_dsr_answer"]
 
 
@@ -93,7 +94,7 @@ def test_a_pod(paths: Paths, family: int, outer: int, mtu: int) -> None:
         upload_and_download(paths, family)
         datagram(paths, family, 1350)
     after = paths.counters("back")
-    assert after["forward_dsr"] - before["forward_dsr"] > 200
+    assert after["forward_dsr"] - before["forward_dsr"] > 10
     assert after["forward_dsr_answer"] > before["forward_dsr_answer"]
 
 
@@ -108,8 +109,8 @@ def test_balancer_and_backend_at_once(paths: Paths, family: int, outer: int) -> 
         upload_and_download(paths, family)
         datagram(paths, family, 1350)
     after = paths.counters("lb")
-    assert after["pass_lb_here"] - before["pass_lb_here"] > 200
-    assert after["pass_dsr"] - before["pass_dsr"] > 200
+    assert after["pass_lb_here"] - before["pass_lb_here"] > 10
+    assert after["pass_dsr"] - before["pass_dsr"] > 10
 
 
 @pytest.mark.parametrize("family", [4, 6])
@@ -192,3 +193,30 @@ def test_a_bare_machine_stays_bare(paths: Paths) -> None:
     assert "2076" not in paths.machines.sh("lb", "ip rule show; ip -6 rule show")
     assert paths.machines.sh("lb", "nft list ruleset 2>/dev/null || true") == ""
     assert "tgvxlan" in paths.machines.sh("back", "ip link show")
+
+
+@pytest.fixture
+def stock(paths: Paths) -> Iterator[None]:
+    """The backend without us, as docs/lb.md sets it up: the kernel's own tunnels, and the virtual addresses on lo."""
+    for module in ("ipip", "sit", "ip6_tunnel"):
+        if subprocess.run(["modprobe", "-q", module], check=False).returncode:
+            pytest.skip(f"this kernel has no module {module}")
+    paths.apply("back", ())
+    sh = paths.machines.sh
+    sh("back", "ip link set tunl0 up; ip link set sit0 up; ip -6 tunnel change ip6tnl0 mode any; ip link set ip6tnl0 up")
+    sh("back", f"ip address add {VIPS[4]}/32 dev lo; ip address add {VIPS[6]}/128 dev lo nodad")
+    for device in ("all", "tunl0", "ip6tnl0"):
+        sh("back", f"sysctl -qw net.ipv4.conf.{device}.rp_filter=0")
+    yield
+    sh("back", f"ip address del {VIPS[4]}/32 dev lo; ip address del {VIPS[6]}/128 dev lo")
+
+
+@pytest.mark.parametrize("outer", [4, 6])
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_stock_backend(paths: Paths, stock: None, family: int, outer: int) -> None:
+    """A kernel that knows nothing of us serves every mixture of families, large transfers over a narrow path too."""
+    paths.order([BACKEND[outer]], on=["lb"])
+    paths.narrow(1280)
+    with paths.serving("back", 80):
+        upload_and_download(paths, family)
+        datagram(paths, family, 1350)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class Harness:
         self.maps = {name: MapTable(loaded.maps / name, layout) for name, layout in loaded.layout.maps.items()}
         self.programs = {pin.name: libbpf.obj_get(pin) for pin in loaded.programs.iterdir()}
         self.clear()
+
+    def close(self) -> None:
+        """Close what was opened: a whole tier in one process would use up a kernel's 1024 files."""
+        for fd in (*(table._fd for table in self.maps.values()), *self.programs.values()):
+            os.close(fd)
 
     def clear(self) -> None:
         """Empty every map but the arrays."""
