@@ -31,6 +31,7 @@ from tidegate.kube.lease import heartbeat
 log = structlog.get_logger()
 
 _SIZES = programs.Sizes()
+_BALANCER_SIZES = programs.LoadBalancerSizes()
 
 EXIT_UNFIT = 3
 """The machine lacks something that a person must bring."""
@@ -56,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-ranges", type=int, default=_SIZES.TG_MAX_RANGES)
     parser.add_argument("--max-policies", type=int, default=_SIZES.TG_MAX_POLICIES)
     parser.add_argument("--max-flows", type=int, default=_SIZES.TG_MAX_FLOWS)
+    parser.add_argument(
+        "--max-backends", type=int, default=_BALANCER_SIZES.TG_LB_MAX_BACKENDS, help="of load balancers, less one"
+    )
+    parser.add_argument("--max-slots", type=int, default=_BALANCER_SIZES.TG_LB_MAX_SLOTS, help="of load balancers' tables; even")
 
 
 Leader = Callable[[Kernel], SourceMaker]
@@ -73,7 +78,8 @@ def run(arguments: argparse.Namespace, lead: Leader | None = None) -> int:
     except programs.Unfit as error:
         print(f"tidegate agent: {error}", file=sys.stderr)
         return EXIT_UNFIT
-    balancer = Balancer(places.bpffs / "lb", lambda: programs.ensure_loaded(places, programs.LoadBalancerSizes()))
+    lb_sizes = programs.LoadBalancerSizes(TG_LB_MAX_BACKENDS=arguments.max_backends, TG_LB_MAX_SLOTS=arguments.max_slots)
+    balancer = Balancer(places.bpffs / "lb", lambda: programs.ensure_loaded(places, lb_sizes))
     kernel = Kernel(places, loaded, balancer)
     if arguments.action == "remove":
         removal.remove(places, kernel)

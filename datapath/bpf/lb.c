@@ -81,8 +81,8 @@ static __always_inline int lb_balance_plain(struct xdp_md *ctx, struct lb_packet
 		lb_remember(p, v6, id, backend);
 	lb_count(p, number, hop, is_new);
 	if (outer_v6)
-		return lb_encapsulate(ctx, p, v6, service, backend, hop, true);
-	return lb_encapsulate(ctx, p, v6, service, backend, hop, false);
+		return lb_encapsulate(ctx, p, v6, service, backend, hop, true, true);
+	return lb_encapsulate(ctx, p, v6, service, backend, hop, false, true);
 }
 
 static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, bool v6)
@@ -137,8 +137,8 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 	if ((service->flags & TG_SERVICE_INNER_PORT) && p->kind == LB_PORTS && lb_set_inner_port(ctx, p, v6, backend->port))
 		return LB_DROP(MALFORMED);
 	if (outer_v6)
-		return lb_encapsulate(ctx, p, v6, service, backend, hop, true);
-	return lb_encapsulate(ctx, p, v6, service, backend, hop, false);
+		return lb_encapsulate(ctx, p, v6, service, backend, hop, true, false);
+	return lb_encapsulate(ctx, p, v6, service, backend, hop, false, false);
 }
 
 /* The program on the device. */

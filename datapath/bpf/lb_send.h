@@ -171,9 +171,9 @@ static __always_inline int lb_transmit(struct xdp_md *ctx, const struct lb_packe
 	return lb_exit(bpf_redirect(ifindex, 0), reason);
 }
 
-/* Put an outer header before the packet and send it to the backend over `hop`. */
+/* Put an outer header before the packet and send it to the backend over `hop`. `has_way`: its `ifindex` is not 0. */
 static __always_inline int lb_encapsulate(struct xdp_md *ctx, struct lb_packet *p, bool v6, const struct tg_service *service,
-					  const struct tg_backend *backend, const struct tg_hop *hop, bool outer_v6)
+					  const struct tg_backend *backend, const struct tg_hop *hop, bool outer_v6, bool has_way)
 {
 	__u32 header = outer_v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
 	if (!(outer_v6 ? service->source6.word[0] : service->source4.word[3]))
@@ -189,7 +189,8 @@ static __always_inline int lb_encapsulate(struct xdp_md *ctx, struct lb_packet *
 		return LB_DROP(REWRITE);
 	__u8 tos = v6 ? bpf_ntohs(*(__be16 *)inner) >> 4 : ((struct iphdr *)inner)->tos;
 	__u32 ifindex = hop->ifindex;
-	if (ifindex) {
+	has_way = has_way || ifindex;
+	if (has_way) {
 		__builtin_memcpy(macs, hop->macs, 12);
 	} else {
 		const __be32 *old = data + header;
@@ -208,11 +209,11 @@ static __always_inline int lb_encapsulate(struct xdp_md *ctx, struct lb_packet *
 		__be32 source = service->source4.word[3] | bpf_htonl(spread & fill);
 		/* The stack refuses its own address as a source. From the client's it takes the packet as routed; with the
 		 * backend's, where the client has none of this family, it only learns the neighbour. */
-		if (!ifindex)
+		if (!has_way)
 			source = v6 ? backend->addr.word[3] : p->flow->v4.saddr;
 		lb_write_outer_ipv4(ip, p, v6, tos, source, backend->addr.word[3]);
 	}
-	if (!ifindex)
+	if (!has_way)
 		return backend->flags & TG_BACKEND_HERE ? LB_PASS(HERE) : LB_PASS(NO_NEIGHBOUR);
 	return lb_transmit(ctx, p, ifindex, p->kind == LB_ERROR ? TG_FORWARD_DSR_ERROR : TG_FORWARD_DSR);
 }
