@@ -17,9 +17,6 @@ from tidegate.datapath.owned import Places
 from tidegate.datapath.programs import LoadBalancerSizes, Loaded, ensure_loaded
 from tidegate.datapath.xdp import Attached, XdpLinks
 
-SUPPORT = Path(__file__).parent.parent / "support"
-VIP4, VIP6 = "192.0.2.10", "2001:db8:10::10"
-
 
 @pytest.fixture(scope="module")
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
