@@ -18,6 +18,7 @@ from tidegate.cli.standalone import ManifestSource, Memory, decide
 from tidegate.crds.node_state import NodeStateStatus, ServiceReceipt
 from tidegate.datapath.inputs import Inputs
 
+EXAMPLES = Path(__file__).parents[2] / "deploy/examples/standalone-lb"
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 
@@ -202,3 +203,12 @@ def test_a_memory_that_is_corrupt(tmp_path: Path) -> None:
     path.write_text("{")
     assert standalone.recall(path) == Memory()
     assert (tmp_path / "memory.corrupt").exists()
+
+
+def test_the_examples_are_accepted() -> None:
+    """What the guide tells people to copy is valid as it stands."""
+    files = sorted(EXAMPLES.glob("*.yaml"))
+    _, inputs, statuses, problems = decided(holding(Memory(), **{file.stem: file.read_text() for file in files}))
+    assert problems == {}
+    assert len(inputs.services) == len(statuses) == 3
+    assert {accepted(statuses, each.name) for each in inputs.services} == {"Accepted"}
