@@ -308,7 +308,7 @@ def test_one_client_port_for_two_frontends(backend: Harness) -> None:
     assert (done.verdict, done.reason) == (DROP, "drop_dsr_taken")
     (key,) = (key for key, value in backend.rows("tg_flow").items() if dict(value)["kind"] == 6)
     old = dict(backend.rows("tg_flow")[key])
-    backend.maps["tg_flow"].put(key, fields(**(old | {"touched": 1, "created": 1})))
+    backend.maps["tg_flow"].put(key, fields(**(old | {"touched": 1, "created": 1, "idle_limit_s": 1})))
     assert backend.run("uplink_in", other, "up0").reason == "pass_dsr"
     assert dict(backend.rows("tg_flow")[key])["addr"] == addr(OTHER_VIP[4])
 
