@@ -15,6 +15,13 @@
 
 #include "lb_nat.h"
 
+/* Tap "received", for packets to a virtual address. */
+static __always_inline void lb_capture_received(struct xdp_md *ctx, const struct lb_packet *p, bool v6, const struct tg_vip *vip)
+{
+	if (vip || lb_find_address(p, v6))
+		lb_capture(ctx, p, v6, p->flow, vip ? vip->service : 0, 0);
+}
+
 static __always_inline void lb_count(const struct lb_packet *p, __u32 number, struct tg_hop *hop, bool is_new)
 {
 	struct tg_lb_count *count = tg_lb_count.lookup(&number);
@@ -57,9 +64,11 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 		p->kind = LB_PORTS;
 		p->is_later_fragment = true;
 	}
-	if (p->kind != LB_PORTS && p->kind != LB_ERROR)
-		return lb_decline(ctx, p, v6);
-	struct tg_vip *vip = lb_find_vip(p, v6);
+	struct tg_vip *vip = 0;
+	if (p->kind == LB_PORTS || p->kind == LB_ERROR)
+		vip = lb_find_vip(p, v6);
+	if (tg_capture_on())
+		lb_capture_received(ctx, p, v6, vip);
 	if (!vip)
 		return lb_decline(ctx, p, v6);
 	__u32 number = vip->service;
@@ -75,6 +84,8 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 	struct tg_backend *backend = lb_choose(p, v6, number, service, &id, &is_new);
 	if (!backend)
 		return LB_DROP(NO_BACKEND);
+	if (tg_capture_on())
+		tg_capture_chosen(id);
 	struct tg_hop *hop = tg_hop.lookup(&id);
 	if (!hop)
 		return LB_DROP(NO_BACKEND);
@@ -102,7 +113,7 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 	return lb_encapsulate(ctx, p, v6, service, backend, hop, false);
 }
 
-int lb(struct xdp_md *ctx)
+static __always_inline int lb_handle(struct xdp_md *ctx)
 {
 	union lb_flow flow;
 	struct lb_packet packet, *p = &packet;
@@ -121,4 +132,12 @@ int lb(struct xdp_md *ctx)
 		return lb_balance(ctx, p, true);
 	}
 	return LB_PASS(NOT_IP);
+}
+
+int lb(struct xdp_md *ctx)
+{
+	int left = lb_handle(ctx);
+	if (tg_capture_on())
+		tg_capture_sent(ctx, LB_VERDICT(left), LB_REASON(left));
+	return LB_VERDICT(left);
 }

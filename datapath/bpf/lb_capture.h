@@ -1,0 +1,33 @@
+/* What the packet recorder is told of a packet: the connection it belongs to, as between the client and the virtual address. */
+#ifndef LB_CAPTURE_H
+#define LB_CAPTURE_H
+
+#include "capture.h"
+#include "lb_parse.h"
+
+/* `flow` is the packet's, save for answers of translated connections: theirs is the one that the client sees. */
+static __always_inline void lb_capture(struct xdp_md *ctx, const struct lb_packet *p, bool v6, const union lb_flow *flow,
+				       __u32 service, __u32 backend)
+{
+	struct tg_capture_seen *seen = tg_capture_begin();
+	if (!seen)
+		return;
+	struct tg_capture_tuple *tuple = &seen->event.tuple;
+	if (v6) {
+		tuple->src = flow->v6.saddr;
+		tuple->dst = flow->v6.daddr;
+		*(__u32 *)&tuple->sport = *(const __u32 *)&flow->v6.sport;
+	} else {
+		tg_map_ipv4(&tuple->src, flow->v4.saddr);
+		tg_map_ipv4(&tuple->dst, flow->v4.daddr);
+		*(__u32 *)&tuple->sport = *(const __u32 *)&flow->v4.sport;
+	}
+	tuple->proto = p->proto;
+	tuple->family = v6 ? 6 : 4;
+	seen->event.service = service;
+	seen->event.backend = backend;
+	seen->event.tcp_flags = p->tcp_flags;
+	tg_capture_received(ctx, seen);
+}
+
+#endif
