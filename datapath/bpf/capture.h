@@ -47,7 +47,7 @@ static __always_inline void tg_capture_mask_tuple(struct tg_capture_tuple *to, c
 
 /* Ask every mask, since several captures may want one packet. Tuple, key and what is found are in the map: the stack is short, and
  * with registers the verifier would follow each slot's two outcomes to the end of the program. */
-static __always_inline void tg_capture_match(const struct tg_capture_config *config, struct tg_capture_seen *seen)
+static __always_inline void tg_capture_ask(const struct tg_capture_config *config, struct tg_capture_seen *seen)
 {
 	for (__u32 slot = 0; slot < TG_CAPTURE_MASKS; slot++) {
 		__u32 at = slot;
@@ -95,27 +95,34 @@ static __always_inline bool tg_capture_on(void)
 	return config && config->masks;
 }
 
-/* Where the caller puts the packet's tuple before tg_capture_received(). Ask tg_capture_on() first. */
+/* Where the caller puts the packet's tuple before tg_capture_match(). Ask tg_capture_on() first. */
 static __always_inline struct tg_capture_seen *tg_capture_begin(void)
 {
 	__u32 zero = 0;
 	return tg_capture_seen.lookup(&zero);
 }
 
-/* Tap "received": before the packet is changed. */
-static __always_inline void tg_capture_received(struct xdp_md *ctx, struct tg_capture_seen *seen)
+/* Whether a filter takes the packet of this tuple. */
+static __always_inline bool tg_capture_match(struct tg_capture_seen *seen)
 {
 	__u32 zero = 0;
-	struct tg_capture_config *config = tg_capture_config.lookup(&zero);
-	if (!config)
-		return;
 	seen->event.captures = 0;
 	seen->snaplen[0] = 0;
 	seen->snaplen[1] = 0;
-	tg_capture_match(config, seen);
-	if (!seen->event.captures)
-		return;
+	struct tg_capture_config *config = tg_capture_config.lookup(&zero);
+	if (!config)
+		return false;
 	seen->generation = config->generation;
+	seen->is_received = 0;
+	tg_capture_ask(config, seen);
+	return seen->event.captures != 0;
+}
+
+/* Tap "received", of a packet that a filter takes, before it is changed. */
+static __always_inline void tg_capture_received(struct xdp_md *ctx, struct tg_capture_seen *seen)
+{
+	__u32 zero = 0;
+	seen->is_received = 1;
 	seen->event.id = ((__u64)bpf_get_smp_processor_id() << 48) | ((seen->event.id + 1) & 0xffffffffffffull);
 	seen->event.ifindex = ctx->ingress_ifindex;
 	seen->event.tap = TG_TAP_RECEIVED;
@@ -142,14 +149,14 @@ static __always_inline void tg_capture_sent(struct xdp_md *ctx, __u32 verdict, _
 	__u32 zero = 0;
 	struct tg_capture_config *config = tg_capture_config.lookup(&zero);
 	struct tg_capture_seen *seen = tg_capture_begin();
-	if (!config || !seen || seen->generation != config->generation || !seen->event.captures)
+	if (!config || !seen || seen->generation != config->generation || !seen->is_received)
 		return;
 	__u32 snaplen = verdict == XDP_TX || verdict == XDP_REDIRECT ? seen->snaplen[1] : 0;
 	seen->event.tap = snaplen ? TG_TAP_SENT : TG_TAP_NONE;
 	seen->event.verdict = verdict;
 	seen->event.reason = reason;
 	tg_capture_emit(ctx, seen, snaplen);
-	seen->event.captures = 0;
+	seen->is_received = 0;
 }
 
 #endif

@@ -70,7 +70,7 @@ struct tg_capture_seen {
 	struct tg_capture_tuple key; /* of the rule that is looked for */
 	__u32 generation;
 	__u32 snaplen[2];
-	__u32 pad;
+	__u32 is_received; /* the first tap was passed, and the second one was not yet */
 };
 
 struct tg_capture_count {

@@ -16,10 +16,19 @@
 #include "lb_nat.h"
 
 /* Tap "received", for packets to a virtual address. */
-static __always_inline void lb_capture_received(struct xdp_md *ctx, const struct lb_packet *p, bool v6, const struct tg_vip *vip)
+static __always_inline void lb_capture_received(struct xdp_md *ctx, struct lb_packet *p, bool v6)
 {
-	if (vip || lb_find_address(p, v6))
-		lb_capture(ctx, p, v6, p->flow, vip ? vip->service : 0, 0);
+	struct tg_capture_seen *seen = lb_capture_match(p, v6, p->flow);
+	if (!seen)
+		return;
+	struct tg_vip *vip = 0;
+	if (p->kind == LB_PORTS || p->kind == LB_ERROR)
+		vip = lb_find_vip(p, v6);
+	if (!vip && !lb_find_address(p, v6))
+		return;
+	seen->event.service = vip ? vip->service : 0;
+	seen->event.backend = 0;
+	tg_capture_received(ctx, seen);
 }
 
 static __always_inline void lb_count(const struct lb_packet *p, __u32 number, struct tg_hop *hop, bool is_new)
@@ -57,18 +66,21 @@ static __always_inline int lb_decline(struct xdp_md *ctx, struct lb_packet *p, b
 
 static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, bool v6)
 {
-	/* The plain packets keep their registers. */
-	if ((p->tag[0] || p->kind != LB_PORTS || p->is_first_fragment || p->l4 != p->l3 + (v6 ? 40 : 20)) && lb_forget(p))
-		return LB_DROP(REWRITE);
-	if (p->kind == LB_FRAGMENT && lb_follow_fragment(p, v6) == 0) {
-		p->kind = LB_PORTS;
-		p->is_later_fragment = true;
+	bool is_plain = !p->tag[0] && p->kind == LB_PORTS && !p->is_first_fragment && p->l4 == p->l3 + (v6 ? 40 : 20);
+	/* The plain packets keep their registers, unless the recorder, too, would be verified for each way that leads here. */
+	if (!is_plain || tg_capture_on()) {
+		if (lb_forget(p))
+			return LB_DROP(REWRITE);
+		if (p->kind == LB_FRAGMENT && lb_follow_fragment(p, v6) == 0) {
+			p->kind = LB_PORTS;
+			p->is_later_fragment = true;
+		}
+		if (tg_capture_on())
+			lb_capture_received(ctx, p, v6);
 	}
-	struct tg_vip *vip = 0;
-	if (p->kind == LB_PORTS || p->kind == LB_ERROR)
-		vip = lb_find_vip(p, v6);
-	if (tg_capture_on())
-		lb_capture_received(ctx, p, v6, vip);
+	if (p->kind != LB_PORTS && p->kind != LB_ERROR)
+		return lb_decline(ctx, p, v6);
+	struct tg_vip *vip = lb_find_vip(p, v6);
 	if (!vip)
 		return lb_decline(ctx, p, v6);
 	__u32 number = vip->service;

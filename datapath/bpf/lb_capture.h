@@ -5,13 +5,13 @@
 #include "capture.h"
 #include "lb_parse.h"
 
-/* `flow` is the packet's, save for answers of translated connections: theirs is the one that the client sees. */
-static __always_inline void lb_capture(struct xdp_md *ctx, const struct lb_packet *p, bool v6, const union lb_flow *flow,
-				       __u32 service, __u32 backend)
+/* `flow` is the packet's, save for answers of translated connections: theirs is the one that the client sees. Returns what goes on
+ * to tg_capture_received(), or 0 if nobody wants the packet. */
+static __always_inline struct tg_capture_seen *lb_capture_match(const struct lb_packet *p, bool v6, const union lb_flow *flow)
 {
 	struct tg_capture_seen *seen = tg_capture_begin();
 	if (!seen)
-		return;
+		return 0;
 	struct tg_capture_tuple *tuple = &seen->event.tuple;
 	if (v6) {
 		tuple->src = flow->v6.saddr;
@@ -24,10 +24,8 @@ static __always_inline void lb_capture(struct xdp_md *ctx, const struct lb_packe
 	}
 	tuple->proto = p->proto;
 	tuple->family = v6 ? 6 : 4;
-	seen->event.service = service;
-	seen->event.backend = backend;
 	seen->event.tcp_flags = p->tcp_flags;
-	tg_capture_received(ctx, seen);
+	return tg_capture_match(seen) ? seen : 0;
 }
 
 #endif

@@ -184,8 +184,14 @@ static __always_inline int lb_send_back(struct xdp_md *ctx, struct lb_packet *p,
 	struct tg_addr client = nat->client;
 	union lb_flow to = {};
 	lb_set_ends(&to, v6, &nat->vip, &client, nat->vip_port, nat->client_port);
-	if (tg_capture_on())
-		lb_capture(ctx, p, v6, &to, 0, nat->backend);
+	if (tg_capture_on()) {
+		struct tg_capture_seen *seen = lb_capture_match(p, v6, &to);
+		if (seen) {
+			seen->event.service = 0;
+			seen->event.backend = nat->backend;
+			tg_capture_received(ctx, seen);
+		}
+	}
 	if (p->ttl <= 1)
 		return LB_DROP(EXPIRED);
 	struct tg_hop hop = {};

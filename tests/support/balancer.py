@@ -48,6 +48,7 @@ class Balancer(Harness):
         "tg_backend",
         "tg_table",
         "tg_table_before",
+        *(f"tg_capture_{name}" for name in ("config", "mask", "seen", "count", "events")),
     )
     counter = "tg_lb_counters"
 
