@@ -29,6 +29,10 @@ VIP = {4: "192.0.2.10", 6: "2001:db8:10::10"}
 _MAC = {"out": "02:00:00:00:00:fe", "lb": "02:74:67:00:00:01"}
 _HTTP = "127.0.0.1:9977"
 
+_COUNT = f"""
+import json, urllib.request
+print(json.load(urllib.request.urlopen("http://{_HTTP}/status"))["counters"].get("forward_lb_dsr", 0))"""
+
 BALANCER = """
 kind: LoadBalancer
 metadata: {name: web}
@@ -139,6 +143,11 @@ class Machine:
             assert time.monotonic() < end, f"not within {seconds} s: {what}\n{(self.folder / 'agent.log').read_text()[-3000:]}"
             time.sleep(0.05)
 
+    def forwarded(self) -> int:
+        """How many packets the program has encapsulated."""
+        said = self.machines.sh("lb", f"{sys.executable} -c '{_COUNT}'")
+        return int(said)
+
     def exchange(self, frames: Sequence[bytes]) -> list[bytes]:
         """Send frames to the balancer; return what it sends back."""
         self._empty()
@@ -162,7 +171,7 @@ class Machine:
 
 def _is_balanced(raw: bytes) -> bool:
     packet = Ether(raw)
-    return IP in packet and packet[IP].proto in (4, 41, 6) or TCP in packet
+    return (IP in packet and packet[IP].proto in (4, 41, 6)) or TCP in packet
 
 
 @contextlib.contextmanager
@@ -202,7 +211,9 @@ def machine(folder: Path) -> Iterator[Machine]:
             found = Machine(made, folder, wire, {"PINS": str(pins)})
             try:
                 found.start()
-                found.until(lambda: (found.state / "capture.sock").exists() and any(pins.glob("lb/programs/*/lb")), "the agent runs")
+                found.until(
+                    lambda: (found.state / "capture.sock").exists() and any(pins.glob("lb/programs/*/lb")), "the agent runs"
+                )
                 stack.enter_context(_listening(made, next(pins.glob("lb/programs/*/lb"))))
                 found.until(found.is_ready, "the balancer forwards, and the recorder answers")
                 yield found
@@ -239,14 +250,15 @@ class Shown:
 def tshark(file: Path) -> list[Shown]:
     """Read a recording with tshark, which must have nothing to complain of."""
     command = ["tshark", "-r", str(file), "-T", "json", "-x"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"HOME": str(file.parent), "PATH": os.environ["PATH"]})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={"HOME": str(file.parent), "PATH": os.environ["PATH"]}
+    )
     assert done.returncode == 0, done.stderr
     found = []
     for one in json.loads(done.stdout, object_pairs_hook=_keep_all):
         layers = one["_source"]["layers"]
         of = layers["frame"]
         seconds, _, part = of["frame.time_epoch"].partition(".")
-        said = of.get("frame.comment_tree") or layers.get("pkt_comment") or of.get("frame.comment") or ""
         found.append(
             Shown(
                 interface=of["frame.interface_id_tree"]["frame.interface_name"],
@@ -254,7 +266,7 @@ def tshark(file: Path) -> list[Shown]:
                 time_ns=int(seconds) * 10**9 + int(part.ljust(9, "0")),
                 length=int(of["frame.len"]),
                 frame=bytes.fromhex(layers["frame_raw"][0]),
-                comments=str(said),
+                comments=str(layers.get("pkt_comment", {}).get("frame.comment", "")),
             )
         )
     return found
