@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace, lead: Leader | None = None) -> int:
     balancer = Balancer(places.bpffs / "lb", lambda: programs.ensure_loaded(places, programs.LoadBalancerSizes()))
     shelf = Shelf(places.captures, arguments.node, arguments.captures_megabytes * MEGABYTE, lambda: datetime.now(UTC))
     recorder = Recorder(shelf)
-    captures = CaptureOrders(recorder, places.captures / "recordings.json")
+    captures = CaptureOrders(recorder, places.state / "captures.json")
     kernel = Kernel(places, loaded, balancer, captures)
     if arguments.action == "remove":
         removal.remove(places, kernel)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from tidegate.crds.capture import PacketCaptureSpec
 from tidegate.crds.cluster_state import OrderedCapture
@@ -20,6 +21,8 @@ from tidegate.datapath.layout import Fields
 from tidegate.datapath.order import Order
 from tidegate.datapath.programs import Loaded
 from tidegate.datapath.table import Failed, Receipt, TableError
+
+log = structlog.get_logger()
 
 
 class Earlier(Model):
@@ -66,7 +69,7 @@ class CaptureOrders:
             return Receipt(failures=failures)
 
     def receipts(self) -> list[CaptureReceipt]:
-        """Tell how the ordered recordings are, and remember it. Raises OSError."""
+        """Tell how the ordered recordings are, and remember it."""
         with self._lock:
             running = self._recorder.receipts()
             for name, order in self._orders.items():
@@ -74,9 +77,12 @@ class CaptureOrders:
                     self._note(order, running[name])
             memory = Memory(recordings={order.uid: self._earlier[order.uid] for order in self._orders.values()})
             if memory != self._saved:
-                self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                inputs.save(self._file, memory)
-                self._saved = memory
+                try:
+                    inputs.save(self._file, memory)
+                    self._saved = memory
+                except OSError as error:
+                    # A full disk must not keep the receipts from being told.
+                    log.warning("recordings not remembered; tried again", path=str(self._file), reason=str(error))
             return [self._earlier[order.uid].receipt for order in self._orders.values()]
 
     def close(self) -> None:
@@ -90,6 +96,8 @@ class CaptureOrders:
         for name, before in list(self._orders.items()):
             if name not in wanted or _identity(wanted[name]) != _identity(before):
                 self._end(before)
+                if name not in wanted or wanted[name].uid != before.uid:
+                    del self._earlier[before.uid]
         for name, order in wanted.items():
             try:
                 self._obey(order)
@@ -106,6 +114,8 @@ class CaptureOrders:
                 told = msgspec.structs.replace(told, state="Finished", message="stopped")
             elif not is_same or told.state == "Running":
                 told = self._recorder.start(order.name, order.spec, owner=_owner(order.name), before=told if is_same else None)
+            if told.state != "Running":
+                self._recorder.recall(told)
             self._orders[order.name] = order
             self._note(order, told)
         if earlier is not None and order.spec.writeRequest > earlier.writes and not order.spec.stopped:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import structlog
 
@@ -46,6 +47,7 @@ class Recorder:
         self._filters: CaptureFilters | None = None
         self._names = Names()
         self._recordings: dict[str, Recording] = {}
+        self._past: dict[str, CaptureReceipt] = {}
         self._next_bit = 0
         self._installed: Mapping[int, Wanted] = {}
         self._thread: threading.Thread | None = None
@@ -93,6 +95,7 @@ class Recorder:
                 name, spec, self._free_bit(), lambda: self._shelf.open(name), quota, self._names, stream, owner, before
             )
             self._recordings[name] = found
+            self._past.pop(name, None)
             try:
                 self._install()
             except Exception:
@@ -116,9 +119,17 @@ class Recorder:
     def forget(self, name: str, owner: str) -> CaptureReceipt:
         """End a recording and tell no more of it; its files stay until their room is wanted."""
         with self._lock:
+            past = self._past.pop(name, None)
+            if name not in self._recordings and past is not None:
+                return past
             receipt = self.stop(name, owner)
             del self._recordings[name]
             return receipt
+
+    def recall(self, receipt: CaptureReceipt) -> None:
+        """Tell of a recording that has ended before this process began."""
+        with self._lock:
+            self._past[receipt.name] = receipt
 
     def trigger(self, name: str, why: str) -> CaptureReceipt:
         """Write what a ring holds."""
@@ -141,7 +152,7 @@ class Recorder:
     def receipts(self) -> dict[str, CaptureReceipt]:
         """Tell how every recording is, by name."""
         with self._lock:
-            return {name: found.receipt() for name, found in self._recordings.items()}
+            return self._past | {name: found.receipt() for name, found in self._recordings.items()}
 
     def close(self) -> None:
         """End all recordings, and wait for the thread."""
@@ -163,6 +174,7 @@ class Recorder:
     def _room(self, wanted: int) -> int:
         held = self._recordings.values()
         kept = {path for found in held for path in found.files}
+        kept |= {Path(text) for past in self._past.values() for text in past.files}
         reserved = sum(max(found.quota - self._shelf.size(found.files), 0) for found in held if found.state == "Running")
         return self._shelf.room(reserved, kept, wanted)
 

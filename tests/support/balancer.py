@@ -92,6 +92,10 @@ class Balancer(Harness):
                 libbpf.update(fd, pair.to_bytes(4, sys.byteorder), struct.pack("=2I", *two[:2]))
             libbpf.update(self.maps[name]._fd, number.to_bytes(4, sys.byteorder), fd.to_bytes(4, sys.byteorder))
 
+    def set_on_every_cpu(self, name: str, value: bytes) -> None:
+        """Set the one row of a per-CPU array."""
+        libbpf.update(self.maps[name]._fd, bytes(4), value * libbpf.possible_cpus())
+
     def frame(self, packet: Packet | bytes, device: str = "up0") -> Verdict:
         """Let one frame arrive on a device."""
         raw = bytes(packet)
