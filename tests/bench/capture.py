@@ -2,8 +2,8 @@
 
     python tests/bench/capture.py [--rounds 15] [--packets 100000] [--json FILE]
 
-Nanoseconds a packet as tests/bench/xdp.py measures them: flow hit, IPv4, harness removed, order shuffled, medians. Needs root and bcc.
-Nothing passes or fails here.
+Nanoseconds a packet as tests/bench/xdp.py measures them: flow hit, IPv4, harness removed, order shuffled, medians. Needs root
+and bcc. Nothing passes or fails here.
 """
 
 from __future__ import annotations

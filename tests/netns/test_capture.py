@@ -186,6 +186,7 @@ def test_quota(balancer: Machine) -> None:
 def test_full_disk(balancer: Machine, tmp_path: Path) -> None:
     """A full disk ends the recording with a file that can be read, and forwarding goes on."""
     folder = balancer.state / "captures"
+    folder.mkdir(exist_ok=True)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k,mode=700", "tmpfs", folder], check=True)
     try:
         begin(balancer, "full")
@@ -197,7 +198,10 @@ def test_full_disk(balancer: Machine, tmp_path: Path) -> None:
         assert told["lost"] > 0
         assert balancer.forwarded() - before == 200
         shown = tshark(fetched(balancer, "full", tmp_path))
-        assert [one.frame for one in shown][::2] == [frame(number, size=1380) for number in range(told["written"])]
+        received = [one.frame for one in shown][::2]
+        # The disk may have been full between the two records of the last packet.
+        assert received == [frame(number, size=1380) for number in range(len(received))]
+        assert len(received) - told["written"] in (0, 1)
     finally:
         balancer.remove("full")
         subprocess.run(["umount", folder], check=True)
