@@ -15,6 +15,7 @@ SUBCOMMANDS = {
     "agent": ("tidegate.cli.agent", "make this node what it shall be"),
     "lab": ("tidegate.cli.lab", "run a whole Kubernetes in network namespaces on this machine"),
     "lb": ("tidegate.cli.lb", "say how load balancers are, and what a change would move"),
+    "capture": ("tidegate.cli.capture", "record packets of the load balancers, as received and as sent"),
     "explain": ("tidegate.cli.explain", "say what would be decided for the resources in yaml files"),
 }
 

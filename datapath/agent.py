@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -14,8 +15,8 @@ import msgspec
 import structlog
 
 from tidegate.crds.meta import API_VERSION
+from tidegate.crds.node_state import CaptureReceipt, InterfaceFact, NodeStateStatus, PolicyReceipt, ServiceReceipt
 from tidegate.crds.node_state import Failure as FailureReceipt
-from tidegate.crds.node_state import InterfaceFact, NodeStateStatus, PolicyReceipt, ServiceReceipt
 from tidegate.datapath import inputs as inputs_module
 from tidegate.datapath.cni.endpoints import Endpoint
 from tidegate.datapath.cni.pods import ProgrammingFailed
@@ -43,6 +44,9 @@ KNOWN_WAIT_S = 5.0
 """How long CNI ADD waits for the labels of a pod. Then the pod starts, but may not leave the cluster until they are there."""
 
 PROGRAMMED_WAIT_S = 20.0
+
+COUNT_S = 30.0
+"""How often the counts of a recording that goes on are told anew: each time is a write to the API server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,8 @@ class Agent:
         self._passed = asyncio.Condition()
         self._saved: Inputs | None = inputs_module.load(kernel.places.state / "inputs.json", Inputs)
         self._published: bytes = b""
+        self._captures: Sequence[CaptureReceipt] = ()
+        self._counted_until = 0.0
         self.prober = Prober(self.changed, random.random, self._saved.dead if self._saved else {})
         self.source = make_source(self.changed)
 
@@ -141,9 +147,20 @@ class Agent:
                 if self.is_synced:
                     balancer = self.kernel.balancer
                     services = balancer.receipts(done.order, self.prober.failing()) if balancer else ()
-                    await self._publish(status(done.order, done.inputs, done.facts, done.receipt, services))
+                    captures = await asyncio.to_thread(self._capture_receipts)
+                    receipt = status(done.order, done.inputs, done.facts, done.receipt, services, captures)
+                    await self._publish(receipt)
             except Exception:
                 log.exception("report failed", bug=True, node=self.node)
+
+    def _capture_receipts(self) -> Sequence[CaptureReceipt]:
+        """Tell how recordings are: at once when one has begun or ended, their counts now and then."""
+        captures = self.kernel.captures
+        found = captures.receipts() if captures else ()
+        states = [(each.name, each.state, each.files) for each in found]
+        if states != [(each.name, each.state, each.files) for each in self._captures] or time.monotonic() >= self._counted_until:
+            self._captures, self._counted_until = found, time.monotonic() + COUNT_S
+        return self._captures
 
     async def _publish(self, receipt: NodeStateStatus) -> None:
         body = msgspec.json.encode(receipt)
@@ -191,7 +208,12 @@ class Agent:
 
 
 def status(
-    order: Order, inputs: Inputs, facts: Facts, receipt: Receipt, services: Sequence[ServiceReceipt] = ()
+    order: Order,
+    inputs: Inputs,
+    facts: Facts,
+    receipt: Receipt,
+    services: Sequence[ServiceReceipt] = (),
+    captures: Sequence[CaptureReceipt] = (),
 ) -> NodeStateStatus:
     """Fold what was done into the receipt that the operator reads."""
     failed = {(failure.table, failure.owner) for failure in receipt.failures}
@@ -222,6 +244,7 @@ def status(
         heldAddresses=held,
         policies=[PolicyReceipt(name=name, matchedPods=count) for name, count in matched.items() if count],
         services=services,
+        captures=captures,
         failures=[FailureReceipt(owner=f.owner, table=f.table, key=f.key, message=f.message) for f in receipt.failures[:50]],
         podAddresses=sum(len(pod.addresses) for pod in order.pods),
     )

@@ -13,6 +13,7 @@ from typing import Literal
 from tidegate.crds.node_state import ServiceReceipt
 from tidegate.datapath import libbpf
 from tidegate.datapath.facts import Facts
+from tidegate.datapath.layout import Fields
 from tidegate.datapath.lowering import lb
 from tidegate.datapath.order import Order
 from tidegate.datapath.programs import Loaded, Unfit
@@ -37,14 +38,14 @@ class Tables:
         arrays = {name: ArrayTable(loaded.maps / name, loaded.layout.maps[name]) for name in DEPENDENCY_ORDER[:3]}
         slots = SlotRanges(loaded.maps / "tg_slots", time.monotonic_ns)
         ids = len(arrays["tg_backend"])
-        backends = BackendTable(arrays["tg_backend"], ids, lambda: secrets.randbits(32))
-        self.services = ServiceTable(arrays["tg_service"], slots, backends, time.monotonic_ns, lambda: datetime.now(UTC))
+        self.backends = BackendTable(arrays["tg_backend"], ids, lambda: secrets.randbits(32))
+        self.services = ServiceTable(arrays["tg_service"], slots, self.backends, time.monotonic_ns, lambda: datetime.now(UTC))
         self._loaded = loaded
         self._counters, self._counts = (libbpf.obj_get(loaded.maps / name) for name in ("tg_lb_counters", "tg_lb_count"))
         self.programs = XdpTable(XdpLinks(loaded.links), loaded.programs)
         self.every: Sequence[Table] = (
             arrays["tg_lb_config"],
-            backends,
+            self.backends,
             self.services,
             MapTable(loaded.maps / "tg_lb_ranges", loaded.layout.maps["tg_lb_ranges"]),
             *(HashTable(loaded.maps / name, loaded.layout.maps[name]) for name in ("tg_vip4", "tg_vip6")),
@@ -68,6 +69,7 @@ class Balancer:
     def __init__(self, pins: Path, load: Callable[[], Loaded]) -> None:
         """`load` makes the pins below `pins` be there; it raises Unfit where it cannot."""
         self._pins, self._load = pins, load
+        self.loaded: Loaded | None = None
         self._tables: Tables | None = None
         self._connections: dict[int, int] = {}
         self._counted_until = 0.0
@@ -75,10 +77,11 @@ class Balancer:
     def apply(self, order: Order, facts: Facts, *, may_drop: bool) -> Receipt:
         """Make the tables match the order. Where no service ever was, nothing is loaded."""
         if self._tables is None:
-            if not order.services and not self._pins.is_dir():
+            if not order.services and not order.captures and not self._pins.is_dir():
                 return Receipt()
             try:
-                self._tables = Tables(self._load())
+                self.loaded = self._load()
+                self._tables = Tables(self.loaded)
             except Unfit as error:
                 return Receipt(failures=[Failed(lb.owner(each), "lb", "", str(error)) for each in order.services])
         return reconcile(self._tables.every, lb.lower(order, facts), may_drop=may_drop)
@@ -95,6 +98,10 @@ class Balancer:
         modes = set(tables.programs.modes.values())
         xdp: Mode | Literal[""] = "generic" if "generic" in modes else "native" if modes else ""
         return receipts(order, tables.services.changes, failing, xdp, self._connections)
+
+    def backend_ids(self) -> Mapping[Fields, int]:
+        """Return the kernel's number of each backend."""
+        return self._tables.backends.ids if self._tables else {}
 
     def counters(self) -> dict[str, int]:
         """Return packets by reason, as `drop_lb_no_backend`; nothing where there is no load balancer."""

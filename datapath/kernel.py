@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from tidegate.datapath import facts as facts_module
 from tidegate.datapath import libbpf
 from tidegate.datapath.balancer import Balancer
+from tidegate.datapath.capture.orders import CaptureOrders
 from tidegate.datapath.facts import Facts
 from tidegate.datapath.lower import DEPENDENCY_ORDER, lower
 from tidegate.datapath.lowering import lb_backend
@@ -34,10 +35,13 @@ _KINDS: Mapping[str, type[MapTable]] = {"tg_config": ArrayTable, "tg_dsr": HashT
 class Kernel:
     """Owns every table. Its methods block: the agent calls them in a worker thread, one at a time."""
 
-    def __init__(self, places: Places, loaded: Loaded, balancer: Balancer | None = None) -> None:
+    def __init__(
+        self, places: Places, loaded: Loaded, balancer: Balancer | None = None, captures: CaptureOrders | None = None
+    ) -> None:
         self.places = places
         self.loaded = loaded
         self.balancer = balancer
+        self.captures = captures
         self._lock = threading.Lock()
         self._netlink = Netlink()
         self._announcements = AnnouncementTable()
@@ -85,6 +89,8 @@ class Kernel:
         receipt.failures += lb_backend.failures(order, facts)
         if self.balancer is not None:
             receipt.add(self.balancer.apply(order, facts, may_drop=may_drop))
+            if self.captures is not None:
+                receipt.add(self.captures.apply(order, self.balancer.loaded, self.balancer.backend_ids()))
         else:
             lost = "this agent was started without a load balancer"
             receipt.failures += [Failed(f"LoadBalancer/{each.name}", "lb", "", lost) for each in order.services]

@@ -61,8 +61,18 @@ class Record(msgspec.Struct, frozen=True, dict=True):
 
     def unpack(self, raw: bytes) -> Fields:
         """Decode, leaving out what is zero, so that the result equals what `fields` was given."""
-        pairs = zip((field.name for field in self.fields), self._struct.unpack(raw), strict=True)
-        return fields(**dict(pairs))
+        return fields(**self.read(raw))
+
+    def read(self, raw: bytes) -> dict[str, int | bytes]:
+        """Decode everything, also what is zero; `raw` may be longer. Raises struct.error if it is shorter."""
+        return dict(zip((field.name for field in self.fields), self._struct.unpack_from(raw), strict=True))
+
+    def member(self, name: str) -> Record:
+        """Return the layout of one member that is a struct at the beginning."""
+        inside = [field for field in self.fields if field.name.startswith(f"{name}.")]
+        size = max(field.offset + field.size for field in inside)
+        found = (Field(field.name.removeprefix(f"{name}."), field.offset, field.size, field.is_integer) for field in inside)
+        return Record(size, tuple(found))
 
 
 def _is_set(value: int | bytes) -> bool:

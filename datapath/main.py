@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from aiohttp import web
 from tidegate.datapath import ask, facts, health, programs, removal
 from tidegate.datapath.agent import Agent
 from tidegate.datapath.balancer import Balancer
+from tidegate.datapath.capture import server as capture_server
+from tidegate.datapath.capture.orders import CaptureOrders
+from tidegate.datapath.capture.recorder import Recorder
+from tidegate.datapath.capture.shelf import MEGABYTE, Shelf
 from tidegate.datapath.cni import install
 from tidegate.datapath.cni.endpoints import EndpointStore
 from tidegate.datapath.cni.pods import Pods, PodSettings
@@ -53,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cni-conf-dir", type=Path, default=Path("/etc/cni/net.d"))
     parser.add_argument("--cni-bin-dir", type=Path, default=Path("/opt/cni/bin"))
     parser.add_argument("--http", default="127.0.0.1:9976", help="address:port of health and metrics")
+    parser.add_argument("--captures-megabytes", type=int, default=1024, help="what all files of recordings may take together")
     parser.add_argument("--max-pods", type=int, default=_SIZES.TG_MAX_PODS)
     parser.add_argument("--max-ranges", type=int, default=_SIZES.TG_MAX_RANGES)
     parser.add_argument("--max-policies", type=int, default=_SIZES.TG_MAX_POLICIES)
@@ -80,15 +86,23 @@ def run(arguments: argparse.Namespace, lead: Leader | None = None) -> int:
         return EXIT_UNFIT
     lb_sizes = programs.LoadBalancerSizes(TG_LB_MAX_BACKENDS=arguments.max_backends, TG_LB_MAX_SLOTS=arguments.max_slots)
     balancer = Balancer(places.bpffs / "lb", lambda: programs.ensure_loaded(places, lb_sizes))
-    kernel = Kernel(places, loaded, balancer)
+    shelf = Shelf(places.captures, arguments.node, arguments.captures_megabytes * MEGABYTE, lambda: datetime.now(UTC))
+    recorder = Recorder(shelf)
+    captures = CaptureOrders(recorder, places.state / "captures.json")
+    kernel = Kernel(places, loaded, balancer, captures)
     if arguments.action == "remove":
         removal.remove(places, kernel)
         return 0
-    asyncio.run(_serve(arguments, places, kernel) if lead is None else _serve_alone(arguments, kernel, lead))
+    try:
+        asyncio.run(
+            _serve(arguments, places, kernel, recorder) if lead is None else _serve_alone(arguments, kernel, recorder, lead)
+        )
+    finally:
+        captures.close()
     return 0
 
 
-async def _serve(arguments: argparse.Namespace, places: Places, kernel: Kernel) -> None:
+async def _serve(arguments: argparse.Namespace, places: Places, kernel: Kernel, recorder: Recorder) -> None:
     client = await connect(arguments.kubeconfig)
     store = EndpointStore(places.endpoints)
     agent = Agent(arguments.node, kernel, lambda changed: ApiSource(client, arguments.node, changed), store.list)
@@ -99,13 +113,15 @@ async def _serve(arguments: argparse.Namespace, places: Places, kernel: Kernel) 
         agent,
         heartbeat(client, arguments.node),
         serve(places.cni_socket, pods),
+        capture_server.serve(places.capture_socket, recorder),
         _install_when_ready(agent, places),
     )
     await client.close()
 
 
-async def _serve_alone(arguments: argparse.Namespace, kernel: Kernel, lead: Leader) -> None:
-    await _run_until_signal(arguments.http, Agent(arguments.node, kernel, lead(kernel), tuple))
+async def _serve_alone(arguments: argparse.Namespace, kernel: Kernel, recorder: Recorder, lead: Leader) -> None:
+    recording = capture_server.serve(kernel.places.capture_socket, recorder)
+    await _run_until_signal(arguments.http, Agent(arguments.node, kernel, lead(kernel), tuple), recording)
 
 
 async def _run_until_signal(address: str, agent: Agent, *others: Coroutine[Any, Any, None]) -> None:

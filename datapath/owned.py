@@ -35,6 +35,16 @@ class Places:
         return self.state / "cni.sock"
 
     @property
+    def capture_socket(self) -> Path:
+        """The root-only unix socket on which `tidegate capture` finds the agent."""
+        return self.state / "capture.sock"
+
+    @property
+    def captures(self) -> Path:
+        """The folder with the files of the packet recorder."""
+        return self.state / "captures"
+
+    @property
     def endpoints(self) -> Path:
         """The directory with one JSON file a pod sandbox."""
         return self.state / "endpoints"

@@ -45,31 +45,24 @@ static __always_inline void tg_capture_mask_tuple(struct tg_capture_tuple *to, c
 	to->pad = 0;
 }
 
-/* Ask every mask, since several captures may want one packet. What is found is kept in the map and not in registers, or the
- * verifier would follow each slot's two outcomes to the end of the program. */
-static __always_inline void tg_capture_match(const struct tg_capture_config *config, const struct tg_capture_tuple *packet,
-					     struct tg_capture_seen *seen)
+/* Ask every mask, since several captures may want one packet. Tuple, key and what is found are in the map: the stack is short, and
+ * with registers the verifier would follow each slot's two outcomes to the end of the program. */
+static __always_inline void tg_capture_ask(const struct tg_capture_config *config, struct tg_capture_seen *seen)
 {
 	for (__u32 slot = 0; slot < TG_CAPTURE_MASKS; slot++) {
-		struct tg_capture_tuple key;
 		__u32 at = slot;
 		if (slot >= config->masks)
 			return;
 		struct tg_capture_mask *mask = tg_capture_mask.lookup(&at);
 		if (!mask)
 			return;
-		tg_capture_mask_tuple(&key, packet, &mask->tuple, slot);
-		__u32 bit = tg_capture_hash(&key);
+		tg_capture_mask_tuple(&seen->key, &seen->event.tuple, &mask->tuple, slot);
+		__u32 bit = tg_capture_hash(&seen->key);
 		if (!((mask->bloom[(bit >> 6) & (TG_CAPTURE_BLOOM - 1)] >> (bit & 63)) & 1))
 			continue;
-		struct tg_capture_rule *rule = tg_capture_rule.lookup(&key);
+		struct tg_capture_rule *rule = tg_capture_rule.lookup(&seen->key);
 		if (!rule)
 			continue;
-		if (!seen->event.captures) {
-			seen->snaplen[0] = 0;
-			seen->snaplen[1] = 0;
-			seen->generation = config->generation;
-		}
 		seen->event.captures |= rule->captures;
 		if (rule->snaplen[0] > seen->snaplen[0])
 			seen->snaplen[0] = rule->snaplen[0];
@@ -102,23 +95,39 @@ static __always_inline bool tg_capture_on(void)
 	return config && config->masks;
 }
 
-/* Tap "received": before the packet is changed. Call it only if tg_capture_on(), so that nothing is prepared for nobody. */
-static __always_inline void tg_capture_received(struct xdp_md *ctx, const struct tg_capture_tuple *packet)
+/* Where the caller puts the packet's tuple before tg_capture_match(). Ask tg_capture_on() first. */
+static __always_inline struct tg_capture_seen *tg_capture_begin(void)
 {
 	__u32 zero = 0;
-	struct tg_capture_config *config = tg_capture_config.lookup(&zero);
-	struct tg_capture_seen *seen = tg_capture_seen.lookup(&zero);
-	if (!config || !seen)
-		return;
+	return tg_capture_seen.lookup(&zero);
+}
+
+/* Whether a filter takes the packet of this tuple. */
+static __always_inline bool tg_capture_match(struct tg_capture_seen *seen)
+{
+	__u32 zero = 0;
 	seen->event.captures = 0;
-	tg_capture_match(config, packet, seen);
-	if (!seen->event.captures)
-		return;
+	seen->snaplen[0] = 0;
+	seen->snaplen[1] = 0;
+	struct tg_capture_config *config = tg_capture_config.lookup(&zero);
+	if (!config)
+		return false;
+	seen->generation = config->generation;
+	seen->is_received = 0;
+	tg_capture_ask(config, seen);
+	return seen->event.captures != 0;
+}
+
+/* Tap "received", of a packet that a filter takes, before it is changed. */
+static __always_inline void tg_capture_received(struct xdp_md *ctx, struct tg_capture_seen *seen)
+{
+	__u32 zero = 0;
+	seen->is_received = 1;
 	seen->event.id = ((__u64)bpf_get_smp_processor_id() << 48) | ((seen->event.id + 1) & 0xffffffffffffull);
 	seen->event.ifindex = ctx->ingress_ifindex;
-	seen->event.service = 0;
-	seen->event.backend = 0;
 	seen->event.tap = TG_TAP_RECEIVED;
+	seen->event.verdict = 0;
+	seen->event.reason = 0;
 	struct tg_capture_count *count = tg_capture_count.lookup(&zero);
 	if (count)
 		count->matched++;
@@ -126,21 +135,28 @@ static __always_inline void tg_capture_received(struct xdp_md *ctx, const struct
 		tg_capture_emit(ctx, seen, seen->snaplen[0]);
 }
 
-/* Tap "sent": just before the packet leaves, whatever it looks like by now. */
-static __always_inline void tg_capture_sent(struct xdp_md *ctx, __u32 service, __u32 backend)
+/* Say whom the packet goes to, as soon as that is known. */
+static __always_inline void tg_capture_chosen(__u32 backend)
+{
+	struct tg_capture_seen *seen = tg_capture_begin();
+	if (seen)
+		seen->event.backend = backend;
+}
+
+/* Tap "sent", as the packet leaves, whatever it looks like by now; of one that does not leave, what became of it. */
+static __always_inline void tg_capture_sent(struct xdp_md *ctx, __u32 verdict, __u32 reason)
 {
 	__u32 zero = 0;
 	struct tg_capture_config *config = tg_capture_config.lookup(&zero);
-	if (!config || !config->masks)
+	struct tg_capture_seen *seen = tg_capture_begin();
+	if (!config || !seen || seen->generation != config->generation || !seen->is_received)
 		return;
-	struct tg_capture_seen *seen = tg_capture_seen.lookup(&zero);
-	if (!seen || seen->generation != config->generation || !seen->event.captures || !seen->snaplen[1])
-		return;
-	seen->event.service = service;
-	seen->event.backend = backend;
-	seen->event.tap = TG_TAP_SENT;
-	tg_capture_emit(ctx, seen, seen->snaplen[1]);
-	seen->event.captures = 0;
+	__u32 snaplen = verdict == XDP_TX || verdict == XDP_REDIRECT ? seen->snaplen[1] : 0;
+	seen->event.tap = snaplen ? TG_TAP_SENT : TG_TAP_NONE;
+	seen->event.verdict = verdict;
+	seen->event.reason = reason;
+	tg_capture_emit(ctx, seen, snaplen);
+	seen->is_received = 0;
 }
 
 #endif

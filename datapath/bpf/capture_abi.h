@@ -13,6 +13,7 @@
 
 #define TG_TAP_RECEIVED 0
 #define TG_TAP_SENT 1
+#define TG_TAP_NONE 2 /* no bytes follow: the event only tells what became of the packet */
 
 /* One element. `masks` 0: nothing is captured, and no packet pays more than the look at this word. */
 struct tg_capture_config {
@@ -45,25 +46,31 @@ struct tg_capture_rule {
 	__u32 snaplen[2]; /* bytes kept, by tap; 0: this tap is not wanted */
 };
 
-/* What precedes a captured packet's bytes in the perf ring. */
+/* What precedes a captured packet's bytes in the perf ring. Each packet has one event with `verdict` and `reason`, its last. */
 struct tg_capture_event {
 	__u64 id;       /* the same at both taps: CPU in the upper 16 bits, a count in the others */
 	__u64 time;     /* CLOCK_MONOTONIC ns */
 	__u64 captures;
+	struct tg_capture_tuple tuple; /* what the filters were compared with */
 	__u32 length;   /* of the whole frame, bytes */
 	__u32 kept;     /* bytes of it that follow */
 	__u32 ifindex;  /* by which it came */
-	__u32 service;  /* at TG_TAP_SENT: what the program made of it; else 0 */
-	__u32 backend;
-	__u32 tap;
+	__u32 service;  /* 0: no frontend takes it */
+	__u32 backend;  /* 0: none was chosen */
+	__u16 reason;   /* a tg_reason */
+	__u8 verdict;   /* an xdp_action */
+	__u8 tap;
+	__u8 tcp_flags;
+	__u8 pad[7];
 };
 
 /* Kept from one tap to the next, which run on one CPU with no other packet between. */
 struct tg_capture_seen {
 	struct tg_capture_event event;
+	struct tg_capture_tuple key; /* of the rule that is looked for */
 	__u32 generation;
 	__u32 snaplen[2];
-	__u32 pad;
+	__u32 is_received; /* the first tap was passed, and the second one was not yet */
 };
 
 struct tg_capture_count {
@@ -73,6 +80,6 @@ struct tg_capture_count {
 
 _Static_assert(sizeof(struct tg_capture_tuple) == 40, "tg_capture_tuple");
 _Static_assert(sizeof(struct tg_capture_mask) == 72, "tg_capture_mask");
-_Static_assert(sizeof(struct tg_capture_event) == 48, "tg_capture_event");
+_Static_assert(sizeof(struct tg_capture_event) == 96, "tg_capture_event");
 
 #endif

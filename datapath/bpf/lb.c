@@ -16,6 +16,22 @@
 #include "lb_nat.h"
 #include "lb_plain.h"
 
+/* Tap "received", for packets to a virtual address. */
+static __always_inline void lb_capture_received(struct xdp_md *ctx, struct lb_packet *p, bool v6)
+{
+	struct tg_capture_seen *seen = lb_capture_match(p, v6, p->flow);
+	if (!seen)
+		return;
+	struct tg_vip *vip = 0;
+	if (p->kind == LB_PORTS || p->kind == LB_ERROR)
+		vip = lb_find_vip(p, v6);
+	if (!vip && !lb_find_address(p, v6))
+		return;
+	seen->event.service = vip ? vip->service : 0;
+	seen->event.backend = 0;
+	tg_capture_received(ctx, seen);
+}
+
 static __always_inline void lb_count(const struct lb_packet *p, __u32 number, struct tg_hop *hop, bool is_new)
 {
 	struct tg_lb_count *count = tg_lb_count.lookup(&number);
@@ -91,6 +107,8 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 		p->kind = LB_PORTS;
 		p->is_later_fragment = true;
 	}
+	if (tg_capture_on())
+		lb_capture_received(ctx, p, v6);
 	if (p->kind != LB_PORTS && p->kind != LB_ERROR)
 		return lb_decline(ctx, p, v6);
 	struct tg_vip *vip = lb_find_vip(p, v6);
@@ -111,6 +129,8 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 		return LB_DROP(NO_BACKEND);
 	if (is_new)
 		lb_remember(p, v6, id, backend);
+	if (tg_capture_on())
+		tg_capture_chosen(id);
 	struct tg_hop *hop = tg_hop.lookup(&id);
 	if (!hop)
 		return LB_DROP(NO_BACKEND);
@@ -141,8 +161,15 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 	return lb_encapsulate(ctx, p, v6, service, backend, hop, false, false);
 }
 
-/* The program on the device. */
-int lb(struct xdp_md *ctx)
+/* Every program ends here: the recorder is told what became of the packet. */
+static __always_inline int lb_end(struct xdp_md *ctx, int left)
+{
+	if (tg_capture_on())
+		tg_capture_sent(ctx, LB_VERDICT(left), LB_REASON(left));
+	return LB_VERDICT(left);
+}
+
+static __always_inline int lb_begin(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
@@ -152,11 +179,20 @@ int lb(struct xdp_md *ctx)
 	struct ethhdr *eth = data;
 	if ((void *)(eth + 1) > end)
 		return LB_PASS(NOT_IP);
+	/* Plain packets, too, are left to the others while something is recorded: the fast way has no taps. */
+	if (tg_capture_on())
+		return lb_leave(ctx, LB_REST);
 	if (eth->h_proto == bpf_htons(ETH_P_IP) && lb_parse_plain_ipv4(ctx, p) == 0)
 		return lb_balance_plain(ctx, p, false);
 	if (eth->h_proto == bpf_htons(ETH_P_IPV6) && lb_parse_plain_ipv6(ctx, p) == 0)
 		return lb_balance_plain(ctx, p, true);
 	return lb_leave(ctx, LB_REST);
+}
+
+/* The program on the device. */
+int lb(struct xdp_md *ctx)
+{
+	return LB_VERDICT(lb_begin(ctx));
 }
 
 /* What `lb` leaves: the packet is as it came, and is parsed anew. */
@@ -167,14 +203,14 @@ int lb_rest(struct xdp_md *ctx)
 	p->flow = &flow;
 	__be16 proto = 0;
 	if (lb_parse_ethernet(ctx, p, &proto) != LB_PARSED)
-		return LB_PASS(NOT_IP);
+		return lb_end(ctx, LB_PASS(NOT_IP));
 	if (proto != bpf_htons(ETH_P_IP) && proto != bpf_htons(ETH_P_IPV6))
-		return LB_PASS(NOT_IP);
+		return lb_end(ctx, LB_PASS(NOT_IP));
 	if (proto == bpf_htons(ETH_P_IP) ? lb_parse_ipv4(ctx, p) : lb_parse_ipv6(ctx, p))
-		return LB_DROP(MALFORMED);
+		return lb_end(ctx, LB_DROP(MALFORMED));
 	if (!lb_keep(p, proto == bpf_htons(ETH_P_IPV6)))
-		return LB_DROP(REWRITE);
-	return lb_leave(ctx, proto == bpf_htons(ETH_P_IP) ? LB_REST_IPV4 : LB_REST_IPV6);
+		return lb_end(ctx, LB_DROP(REWRITE));
+	return lb_end(ctx, lb_leave(ctx, proto == bpf_htons(ETH_P_IP) ? LB_REST_IPV4 : LB_REST_IPV6));
 }
 
 int lb_rest_ipv4(struct xdp_md *ctx)
@@ -182,8 +218,8 @@ int lb_rest_ipv4(struct xdp_md *ctx)
 	union lb_flow flow;
 	struct lb_packet packet;
 	if (!lb_recall(&packet, &flow))
-		return LB_DROP(REWRITE);
-	return lb_balance(ctx, &packet, false);
+		return lb_end(ctx, LB_DROP(REWRITE));
+	return lb_end(ctx, lb_balance(ctx, &packet, false));
 }
 
 int lb_rest_ipv6(struct xdp_md *ctx)
@@ -191,8 +227,8 @@ int lb_rest_ipv6(struct xdp_md *ctx)
 	union lb_flow flow;
 	struct lb_packet packet;
 	if (!lb_recall(&packet, &flow))
-		return LB_DROP(REWRITE);
-	return lb_balance(ctx, &packet, true);
+		return lb_end(ctx, LB_DROP(REWRITE));
+	return lb_end(ctx, lb_balance(ctx, &packet, true));
 }
 
 int lb_error(struct xdp_md *ctx)
@@ -201,10 +237,10 @@ int lb_error(struct xdp_md *ctx)
 	struct lb_packet packet;
 	struct lb_kept *kept = lb_recall(&packet, &flow);
 	if (!kept)
-		return LB_DROP(REWRITE);
+		return lb_end(ctx, LB_DROP(REWRITE));
 	if (kept->v6)
-		return lb_answer_error(ctx, &packet, true, kept->why, kept->mtu);
-	return lb_answer_error(ctx, &packet, false, kept->why, kept->mtu);
+		return lb_end(ctx, lb_answer_error(ctx, &packet, true, kept->why, kept->mtu));
+	return lb_end(ctx, lb_answer_error(ctx, &packet, false, kept->why, kept->mtu));
 }
 
 int lb_dnat(struct xdp_md *ctx)
@@ -213,15 +249,15 @@ int lb_dnat(struct xdp_md *ctx)
 	struct lb_packet packet;
 	struct lb_kept *kept = lb_recall(&packet, &flow);
 	if (!kept)
-		return LB_DROP(REWRITE);
+		return lb_end(ctx, LB_DROP(REWRITE));
 	__u32 id = kept->backend;
 	struct tg_backend *backend = lb_find_backend(id);
 	struct tg_hop *hop = tg_hop.lookup(&id);
 	if (!backend || !hop)
-		return LB_DROP(NO_BACKEND);
+		return lb_end(ctx, LB_DROP(NO_BACKEND));
 	if (kept->v6)
-		return lb_send_translated(ctx, &packet, true, backend, id, hop);
-	return lb_send_translated(ctx, &packet, false, backend, id, hop);
+		return lb_end(ctx, lb_send_translated(ctx, &packet, true, backend, id, hop));
+	return lb_end(ctx, lb_send_translated(ctx, &packet, false, backend, id, hop));
 }
 
 int lb_dnat_back(struct xdp_md *ctx)
@@ -230,8 +266,8 @@ int lb_dnat_back(struct xdp_md *ctx)
 	struct lb_packet packet;
 	struct lb_kept *kept = lb_recall(&packet, &flow);
 	if (!kept)
-		return LB_DROP(REWRITE);
+		return lb_end(ctx, LB_DROP(REWRITE));
 	if (kept->v6)
-		return lb_send_back(ctx, &packet, true);
-	return lb_send_back(ctx, &packet, false);
+		return lb_end(ctx, lb_send_back(ctx, &packet, true));
+	return lb_end(ctx, lb_send_back(ctx, &packet, false));
 }

@@ -37,12 +37,17 @@ enum tg_reason {
 
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, tg_lb_counters, TG_REASONS, TG_MAPS "/tg_lb_counters");
 
+/* Both in one number, since the recorder, at the end of the program, tells them. */
+#define LB_LEFT(verdict, reason) ((verdict) | (int)(reason) << 8)
+#define LB_VERDICT(left) ((left) & 0xff)
+#define LB_REASON(left) ((__u32)(left) >> 8)
+
 static __always_inline int lb_exit(int verdict, __u32 reason)
 {
 	__u64 *count = tg_lb_counters.lookup(&reason);
 	if (count)
 		*count += 1;
-	return verdict;
+	return LB_LEFT(verdict, reason);
 }
 
 #define LB_PASS(reason) lb_exit(XDP_PASS, TG_PASS_##reason)

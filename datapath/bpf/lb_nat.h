@@ -3,6 +3,7 @@
 #define LB_NAT_H
 
 #include "lb_answer.h"
+#include "lb_capture.h"
 
 #define LB_PORT_TRIES 16
 
@@ -194,18 +195,26 @@ static __always_inline int lb_send_back(struct xdp_md *ctx, struct lb_packet *p,
 	struct tg_nat *nat = tg_lb_nat.lookup(&key);
 	if (!nat)
 		return LB_PASS(OTHER);
+	struct tg_addr client = nat->client;
+	union lb_flow to;
+	lb_copy_flow(&to, p, v6);
+	lb_set_ends(&to, v6, &nat->vip, &client, nat->vip_port, nat->client_port);
+	if (tg_capture_on()) {
+		struct tg_capture_seen *seen = lb_capture_match(p, v6, &to);
+		if (seen) {
+			seen->event.service = 0;
+			seen->event.backend = nat->backend;
+			tg_capture_received(ctx, seen);
+		}
+	}
 	if (p->ttl <= 1)
 		return LB_DROP(EXPIRED);
 	struct tg_hop hop = {};
-	struct tg_addr client = nat->client;
 	__u32 refused = lb_find_way(ctx, &client, &hop);
 	if (refused)
 		return lb_exit(XDP_DROP, refused);
 	if (p->length > hop.mtu)
 		return lb_leave_error(ctx, p, v6, LB_TOO_BIG, hop.mtu);
-	union lb_flow to;
-	lb_copy_flow(&to, p, v6);
-	lb_set_ends(&to, v6, &nat->vip, &client, nat->vip_port, nat->client_port);
 	if (lb_take_hop(lb_at_ip((void *)(long)ctx->data, p), (void *)(long)ctx->data_end, v6) || lb_translate(ctx, p, v6, &to))
 		return LB_DROP(MALFORMED);
 	if (!hop.ifindex)

@@ -50,6 +50,11 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     received: int = WHOLE_FRAME
     sent: int = WHOLE_FRAME
 
+    @property
+    def kept(self) -> tuple[int, int, int]:
+        """Snap lengths by tap; at TG_TAP_NONE there is nothing to keep."""
+        return self.received, self.sent, 0
+
 
 class Mask(msgspec.Struct, frozen=True, kw_only=True):
     """A shape: which bits of a packet's tuple are compared."""
@@ -133,10 +138,34 @@ def share(captured: Captured, bit: int, wanted: Wanted) -> Captured | None:
 
     The kernel keeps as many bytes as the capture that wants most, at the taps that any of them wants.
     """
-    kept = (wanted.received, wanted.sent)[captured.tap]
+    kept = wanted.kept[captured.tap]
     if not captured.captures >> bit & 1 or not kept:
         return None
     return msgspec.structs.replace(captured, frame=captured.frame[:kept])
+
+
+def matching(filters: Sequence[Filter], flow: bytes) -> Filter | None:
+    """Return the first filter that takes a packet of this flow (the head of a tg_capture_tuple)."""
+    return next((one for one in filters if _masked(flow, _mask_bytes(shape(one))) == _key(one)), None)
+
+
+def render(one: Filter) -> str:
+    """Write a filter as `parse` reads it.
+
+    >>> render(parse("192.0.2.10 tcp/80")), render(parse("from :53 udp"))
+    ('192.0.2.10/32 tcp :80', 'from :53 udp')
+    """
+    words = []
+    if one.source is not None:
+        words += ["from", str(one.source)]
+    if one.source_port:
+        words += ["from", f":{one.source_port}"]
+    if one.destination is not None:
+        words.append(str(one.destination))
+    words += [name for name, number in PROTOCOLS.items() if number == one.protocol]
+    if one.destination_port:
+        words.append(f":{one.destination_port}")
+    return " ".join(words) or "everything"
 
 
 def network(text: str) -> Network:
@@ -241,6 +270,10 @@ def _mask_bytes(mask: Mask) -> bytes:
     addresses = b"".join(_ones(bits).to_bytes(16, "big") for bits in (mask.source_bits, mask.destination_bits))
     rest = (0xFFFF * mask.source_port, 0xFFFF * mask.destination_port, 0xFF * mask.protocol, 0xFF * mask.family)
     return addresses + struct.pack("!HHBB", *rest)
+
+
+def _masked(flow: bytes, mask: bytes) -> bytes:
+    return bytes(a & b for a, b in zip(flow, mask, strict=True))
 
 
 def _family(one: Filter) -> int:

@@ -12,7 +12,8 @@ _SECTION, _INTERFACE, _STATISTICS, _PACKET = 0x0A0D0D0A, 1, 5, 6
 _COMMENT = 1
 _OS, _APPLICATION = 3, 4
 _NAME, _DESCRIPTION, _RESOLUTION = 2, 3, 9
-_FLAGS, _PACKET_ID = 2, 5
+_FLAGS, _PACKET_ID, _VERDICT = 2, 5, 7
+_BY_XDP = 2
 _RECEIVED, _DROPPED, _OS_DROPPED = 4, 5, 7
 _ETHERNET = 1
 _LONGEST_OPTION = 0xFFFF
@@ -23,9 +24,9 @@ INBOUND, OUTBOUND = 1, 2
 Option = tuple[int, bytes]
 
 
-def section(application: str, system: str = "") -> bytes:
-    """Begin a file (or a new part of one): what wrote it, and on which operating system."""
-    options = [(_OS, system.encode()), (_APPLICATION, application.encode())]
+def section(application: str, system: str = "", comment: str = "") -> bytes:
+    """Begin a file (or a new part of one): what wrote it, on which operating system, and what it is about."""
+    options = [(_COMMENT, comment.encode()), (_OS, system.encode()), (_APPLICATION, application.encode())]
     unknown_length = 0xFFFFFFFFFFFFFFFF
     return _block(_SECTION, struct.pack("<IHHQ", 0x1A2B3C4D, 1, 0, unknown_length), options)
 
@@ -44,18 +45,22 @@ def packet(
     *,
     packet_id: int | None = None,
     direction: int = 0,
+    verdict: int | None = None,
     comments: Iterable[str] = (),
 ) -> bytes:
     """Write one packet of interface `number`.
 
     `time_ns` is nanoseconds since 1970; `frame` the bytes kept of `length` on the wire; `packet_id` the number that other
-    records of the same packet have too (`epb_packetid`). Comments are cut where the format's length field ends.
+    records of the same packet have too (`epb_packetid`); `verdict` an XDP program's (`epb_verdict`). Comments are cut where
+    the format's length field ends.
     """
     options: list[Option] = [(_COMMENT, comment.encode()) for comment in comments]
     if direction:
         options.append((_FLAGS, struct.pack("<I", direction)))
     if packet_id is not None:
         options.append((_PACKET_ID, struct.pack("<Q", packet_id)))
+    if verdict is not None:
+        options.append((_VERDICT, struct.pack("<BQ", _BY_XDP, verdict)))
     head = struct.pack("<IIIII", number, time_ns >> 32, time_ns & 0xFFFFFFFF, len(frame), length)
     return _block(_PACKET, head + _padded(frame), options)
 

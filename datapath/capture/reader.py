@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable
 from pathlib import Path
 
 from tidegate.datapath import libbpf
-from tidegate.datapath.capture.records import Captured, decode
+from tidegate.datapath.capture.records import Captured, Decoder
 from tidegate.datapath.layout import Layout
 
 RING_PAGES = 64
@@ -18,10 +19,10 @@ class Reader:
     """Delivers each captured packet; `lost` counts those that came while the ring was full. `close` it."""
 
     def __init__(self, maps: Path, layout: Layout, deliver: Callable[[Captured], None], pages: int = RING_PAGES) -> None:
-        event = layout.maps["tg_capture_seen"].value
+        decoder = Decoder(layout.maps["tg_capture_seen"].value)
         self.lost = 0
         self._map = libbpf.obj_get(maps / "tg_capture_events")
-        self._ring = libbpf.PerfRing(self._map, pages, lambda raw: deliver(decode(event, raw)), self._lose)
+        self._ring = libbpf.PerfRing(self._map, pages, lambda raw: deliver(decoder.decode(raw)), self._lose)
 
     def _lose(self, count: int) -> None:
         self.lost += count
@@ -29,6 +30,10 @@ class Reader:
     def poll(self, timeout_s: float) -> None:
         """Wait for packets and deliver them; raises what `deliver` raises, and `libbpf.BpfError`."""
         self._ring.poll(int(timeout_s * 1000))
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until there are packets, and deliver none: others may drain meanwhile."""
+        select.select([self._ring.fd], [], [], timeout_s)
 
     def drain(self) -> None:
         """Deliver what is there now."""

@@ -6,7 +6,7 @@ from collections import deque
 
 import msgspec
 
-from tidegate.datapath.capture.records import Captured
+from tidegate.datapath.capture.records import Packet
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,7 +14,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     reason: str
     time_ns: int
-    packets: tuple[Captured, ...]
+    packets: tuple[Packet, ...]
     evicted: int
 
 
@@ -28,7 +28,7 @@ class Ring:
         self._most = packets
         self._span_ns = int(seconds * 1e9)
         self._size = size
-        self._held: deque[Captured] = deque()
+        self._held: deque[Packet] = deque()
         self._bytes = 0
         self._newest_ns = 0
         self._evicted = 0
@@ -36,20 +36,20 @@ class Ring:
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, captured: Captured) -> None:
+    def add(self, packet: Packet) -> None:
         """Take a packet and let go of those that it displaces; one larger than the whole ring is let go of itself."""
-        self._held.append(captured)
-        self._bytes += len(captured.frame)
+        self._held.append(packet)
+        self._bytes += packet.size
         # CPUs' rings are read one after the other, so that packets come a little out of order.
-        self._newest_ns = max(self._newest_ns, captured.time_ns)
+        self._newest_ns = max(self._newest_ns, packet.time_ns)
         while self._held and self._is_too_much():
-            self._bytes -= len(self._held.popleft().frame)
+            self._bytes -= self._held.popleft().size
             self._evicted += 1
 
     def trigger(self, reason: str, time_ns: int) -> Kept:
         """Hand over what led up to `reason`, oldest first, and begin anew. The span ends at `time_ns` (CLOCK_MONOTONIC)."""
         oldest = time_ns - self._span_ns if self._span_ns else 0
-        packets = sorted((one for one in self._held if one.time_ns >= oldest), key=lambda one: (one.time_ns, one.tap))
+        packets = sorted((one for one in self._held if one.time_ns >= oldest), key=lambda one: one.time_ns)
         kept = Kept(reason=reason, time_ns=time_ns, packets=tuple(packets), evicted=self._evicted)
         self._held.clear()
         self._bytes = self._evicted = 0

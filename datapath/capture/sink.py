@@ -24,6 +24,7 @@ class End(Enum):
     DISK_FULL = "the disk is full"
     CONSUMER_GONE = "the reader has closed"
     ASKED = "stopped"
+    AGENT = "the agent has ended"
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +77,8 @@ class Sink:
         self._accepted += 1
         self._accepted_bytes += len(block)
         self._wait(block, True)
+        if self._limits.packets and self._accepted >= self._limits.packets:
+            self.end = End.PACKETS
         return True
 
     def tick(self, now_ns: int) -> None:
@@ -119,8 +122,6 @@ class Sink:
 
     def _limit(self, size: int, time_ns: int) -> End | None:
         limits = self._limits
-        if limits.packets and self._accepted >= limits.packets:
-            return End.PACKETS
         if limits.bytes and self._accepted_bytes + size > limits.bytes:
             return End.BYTES
         if self._is_over(time_ns):
@@ -133,7 +134,7 @@ class Sink:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             self.end = End.DISK_FULL
             self._cut_back()
-        elif error.errno == errno.EPIPE:
+        elif error.errno in (errno.EPIPE, errno.ECONNRESET):
             self.end = End.CONSUMER_GONE
         else:
             raise error

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from pathlib import Path
 from typing import Protocol
 
 import structlog
 from prometheus_client import Histogram
 
+from tidegate.datapath import rootsocket
 from tidegate.datapath.cni import spec
 from tidegate.datapath.cni.spec import CniError, Code, Request, Result
 
@@ -25,7 +24,6 @@ REQUESTS = Histogram(
 
 _MAX_BYTES = 1 << 20
 _READ_S = 10.0
-_BACKLOG = 256
 
 
 class Sandboxes(Protocol):
@@ -49,15 +47,7 @@ class Sandboxes(Protocol):
 
 async def serve(path: Path, pods: Sandboxes) -> None:
     """Serve until cancelled. Raises OSError if the socket cannot be made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # Made aside, closed to others, and moved: no moment in which the old socket is gone or the new one is open to all.
-    aside = path.with_name(f"{path.name}.new")
-    aside.unlink(missing_ok=True)
-    listener.bind(str(aside))
-    aside.chmod(0o600)
-    listener.listen(_BACKLOG)
-    aside.replace(path)
+    listener = rootsocket.listen(path)
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -65,14 +55,13 @@ async def serve(path: Path, pods: Sandboxes) -> None:
         finally:
             writer.close()
 
-    server = await asyncio.start_unix_server(connected, sock=listener, backlog=_BACKLOG)
+    server = await asyncio.start_unix_server(connected, sock=listener, backlog=rootsocket.BACKLOG)
     async with server:
         await server.serve_forever()
 
 
 async def _converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pods: Sandboxes) -> None:
-    peer: socket.socket = writer.get_extra_info("socket")
-    pid, uid, _ = struct.unpack("=iII", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    pid, uid = rootsocket.peer(writer.get_extra_info("socket"))
     if uid != 0:
         log.warning("request refused", reason="only root may use the CNI socket", pid=pid, uid=uid)
         return

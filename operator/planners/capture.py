@@ -46,13 +46,13 @@ def _verdict(cluster: Cluster, each: PacketCapture, findings: dict[str, Finding]
 
 def _judge(resource: PacketCapture) -> Finding:
     try:
-        message = _wrong(resource.spec)
+        message = wrong(resource.spec)
     except cidr.AddressError as error:
         message = f"spec.filters: {error}"
     return Finding(False, Reason.INVALID, message) if message else ACCEPTED
 
 
-def _wrong(spec: PacketCaptureSpec) -> str:
+def wrong(spec: PacketCaptureSpec) -> str:
     """Return what is wrong, or nothing. Raises AddressError for a malformed prefix."""
     if not 1 <= len(spec.filters) <= 32:
         return f"spec.filters: {len(spec.filters)} filters; 1 to 32 are possible"
@@ -73,9 +73,9 @@ def _wrong(spec: PacketCaptureSpec) -> str:
         ("ring.seconds", spec.ring.seconds, 0, 86400),
         ("quotaMegabytes", spec.quotaMegabytes, 1, 1 << 20),
     )
-    wrong = (f"spec.{name}: {value} does not lie between {low} and {high}" for name, value, low, high in limits
+    beyond = (f"spec.{name}: {value} does not lie between {low} and {high}" for name, value, low, high in limits
              if not low <= value <= high)  # fmt: skip
-    return next(wrong, "")
+    return next(beyond, "")
 
 
 def _wrong_filter(each: CaptureFilter) -> str:

@@ -41,6 +41,7 @@ from tidegate.datapath.owned import Places, cache_folder
 from tidegate.datapath.programs import LoadBalancerSizes, ensure_loaded, find_headers
 
 SLOTS, BACKENDS, FLOWS = 65537, 100, 65536
+SIZES = LoadBalancerSizes(TG_LB_MAX_VIPS=64, TG_LB_MAX_SERVICES=64, TG_LB_MAX_BACKENDS=256, TG_LB_MAX_FLOWS=FLOWS)
 CPU = 1
 VIP = {4: "192.0.2.10", 6: "2001:db8:10::10"}
 CLIENT = {4: "203.0.113.5", 6: "2001:db8:5::5"}
@@ -157,8 +158,7 @@ def build() -> Iterator[Bench]:
         """)
         try:
             state = Path(scratch)
-            sizes = LoadBalancerSizes(TG_LB_MAX_VIPS=64, TG_LB_MAX_SERVICES=64, TG_LB_MAX_BACKENDS=256, TG_LB_MAX_FLOWS=FLOWS)
-            yield Bench(Balancer(ensure_loaded(Places(state, pins, state, state), sizes)))
+            yield Bench(Balancer(ensure_loaded(Places(state, pins, state, state), SIZES)))
         finally:
             shutil.rmtree(pins, ignore_errors=True)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pcapng_reader import read_blocks
 
-from tidegate.datapath.capture.records import Captured, head, record
+from tidegate.datapath.capture.records import Captured, Packet, head, record
 from tidegate.datapath.capture.ring import Ring
 from tidegate.datapath.capture.sink import End, Limits, Sink
 
@@ -132,12 +132,16 @@ def test_finish_adds_the_tail(file: int) -> None:
     assert (sink.end, packets_in(file), sink.written) == (End.ASKED, 2, 1)
 
 
+def packet(number: int, time_ns: int = 0, size: int = 20) -> Packet:
+    return Packet(records=(captured(number, time_ns, size),))
+
+
 def test_ring_keeps_the_last_packets() -> None:
     ring = Ring(packets=3)
     for number in range(10):
-        ring.add(captured(number, number))
+        ring.add(packet(number, number))
     kept = ring.trigger("reset by a backend", 9)
-    assert ([one.packet_id for one in kept.packets], kept.evicted, kept.reason) == ([7, 8, 9], 7, "reset by a backend")
+    assert ([one.last.packet_id for one in kept.packets], kept.evicted, kept.reason) == ([7, 8, 9], 7, "reset by a backend")
     assert len(ring) == 0
     assert ring.trigger("again", 9).packets == ()
 
@@ -146,22 +150,22 @@ def test_ring_keeps_the_last_seconds() -> None:
     """The span is counted back from the trigger, also when no packet has come since."""
     ring = Ring(seconds=2)
     for number in range(10):
-        ring.add(captured(number, number * SECOND))
+        ring.add(packet(number, number * SECOND))
     assert len(ring) == 3
-    assert [one.packet_id for one in ring.trigger("asked", 10 * SECOND).packets] == [8, 9]
+    assert [one.last.packet_id for one in ring.trigger("asked", 10 * SECOND).packets] == [8, 9]
 
 
 def test_ring_bounds_its_memory() -> None:
     ring = Ring(size=100)
     for number in range(10):
-        ring.add(captured(number, number, size=30))
-    assert [one.packet_id for one in ring.trigger("asked", 0).packets] == [7, 8, 9]
-    ring.add(captured(1, size=101))
+        ring.add(packet(number, number, size=30))
+    assert [one.last.packet_id for one in ring.trigger("asked", 0).packets] == [7, 8, 9]
+    ring.add(packet(1, size=101))
     assert len(ring) == 0
 
 
 def test_ring_puts_packets_of_several_cpus_in_order() -> None:
     ring = Ring(packets=8)
     for time_ns in (5, 2, 9, 1):
-        ring.add(captured(time_ns, time_ns))
-    assert [one.packet_id for one in ring.trigger("asked", 9).packets] == [1, 2, 5, 9]
+        ring.add(packet(time_ns, time_ns))
+    assert [one.last.packet_id for one in ring.trigger("asked", 9).packets] == [1, 2, 5, 9]

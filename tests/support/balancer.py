@@ -48,6 +48,7 @@ class Balancer(Harness):
         "tg_backend",
         "tg_slots",
         "tg_lb_programs",
+        *(f"tg_capture_{name}" for name in ("config", "mask", "seen", "count", "events")),
     )
     counter = "tg_lb_counters"
 
@@ -87,6 +88,10 @@ class Balancer(Harness):
             two = struct.pack("=2I", *[*slots[2 * pair : 2 * pair + 2], 0][:2])
             libbpf.update(self.maps["tg_slots"]._fd, (offset // 2 + pair).to_bytes(4, sys.byteorder), two)
         return offset
+
+    def set_on_every_cpu(self, name: str, value: bytes) -> None:
+        """Set the one row of a per-CPU array."""
+        libbpf.update(self.maps[name]._fd, bytes(4), value * libbpf.possible_cpus())
 
     def frame(self, packet: Packet | bytes, device: str = "up0") -> Verdict:
         """Let one frame arrive on a device."""

@@ -50,6 +50,7 @@ class Harness:
     counter = "tg_counter"
 
     def __init__(self, loaded: Loaded) -> None:
+        self.loaded = loaded
         self.layout = loaded.layout
         self.maps = {name: MapTable(loaded.maps / name, layout) for name, layout in loaded.layout.maps.items()}
         self.programs = {pin.name: libbpf.obj_get(pin) for pin in loaded.programs.iterdir()}
