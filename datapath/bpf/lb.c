@@ -94,7 +94,7 @@ static __always_inline int lb_balance_plain(struct xdp_md *ctx, struct lb_packet
 	if (!lb_is_hop_fresh(backend, hop) || p->length + header > hop->mtu)
 		return lb_leave(ctx, LB_REST);
 	if (is_new)
-		lb_remember(p, v6, id, backend);
+		lb_remember(p, v6, id, hop->born, hop->seen_s);
 	lb_count(p, number, hop, is_new);
 	if (outer_v6)
 		return lb_encapsulate(ctx, p, v6, service, backend, hop, true, true);
@@ -128,7 +128,7 @@ static __always_inline int lb_balance(struct xdp_md *ctx, struct lb_packet *p, b
 	if (!backend)
 		return LB_DROP(NO_BACKEND);
 	if (is_new)
-		lb_remember(p, v6, id, backend);
+		lb_remember(p, v6, id, backend->born, lb_seconds());
 	if (tg_capture_on())
 		tg_capture_chosen(id);
 	struct tg_hop *hop = tg_hop.lookup(&id);

@@ -139,7 +139,8 @@ struct tg_hop {
 	__u64 packets;
 	__u64 bytes; /* of IP packets as received */
 	__u64 flows; /* that the flow table took up */
-	__u64 jiffy; /* `until_ns` was looked at in this tick of the kernel's clock */
+	__u32 jiffy; /* `until_ns` was looked at in this tick of the kernel's clock, of which the lower half is here */
+	__u32 seen_s; /* what the clock said then, as `seen_s` of a flow */
 	__u64 until_ns; /* CLOCK_MONOTONIC */
 	__u8 macs[12]; /* destination, source */
 	__u32 born;

@@ -174,9 +174,9 @@ static __always_inline struct tg_lb_flow *lb_find_flow(struct lb_packet *p, bool
 	return v6 ? tg_lb_flow6.lookup(&p->flow->v6) : tg_lb_flow4.lookup(&p->flow->v4);
 }
 
-static __always_inline void lb_remember(struct lb_packet *p, bool v6, __u32 id, const struct tg_backend *backend)
+static __always_inline void lb_remember(struct lb_packet *p, bool v6, __u32 id, __u32 born, __u32 now_s)
 {
-	struct tg_lb_flow flow = { .backend = id, .born = backend->born, .seen_s = lb_seconds() };
+	struct tg_lb_flow flow = { .backend = id, .born = born, .seen_s = now_s };
 	if (v6)
 		tg_lb_flow6.update(&p->flow->v6, &flow);
 	else

@@ -68,12 +68,14 @@ static __always_inline bool lb_is_hop_fresh(const struct tg_backend *backend, st
 {
 	if (hop->born != backend->born)
 		return false;
-	__u64 jiffy = tg_jiffies();
+	__u32 jiffy = tg_jiffies();
 	if (hop->jiffy == jiffy)
 		return true;
-	if (tg_now() >= hop->until_ns)
+	__u64 now = tg_now();
+	if (now >= hop->until_ns)
 		return false;
 	hop->jiffy = jiffy;
+	hop->seen_s = now >> LB_SECOND_SHIFT;
 	return true;
 }
 
