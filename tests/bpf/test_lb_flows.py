@@ -122,7 +122,7 @@ def test_affinity(three: Balancer, family: int) -> None:
     three.backend(1, "10.9.0.1")
     assert backend_of(send(three, family, tcp("S", 4))) == 2
     (key, value), *_ = [row for row in three.rows("tg_lb_affinity").items() if dict(row[0])["addr"] == addr(CLIENT[family])]
-    three.maps["tg_lb_affinity"].put(key, fields(**(dict(value) | {"seen_s": dict(value)["seen_s"] - 1001})))
+    three.maps["tg_lb_affinity"].put(key, fields(**(dict(value) | {"seen_s": (dict(value)["seen_s"] - 1001) % 2**32})))
     three.service(1, [3] * 7, flags=AFFINITY, affinity_s=1000)
     assert backend_of(send(three, family, tcp("S", 5))) == 3
 
