@@ -17,8 +17,8 @@ from tidegate.datapath.programs import find_headers
 
 ROOT = Path(__file__).parent.parent.parent
 
-# The tc programs. Not the XDP ones yet: emulated they take ten minutes, one test fails on 6.1 and 6.12 for a reason not found
-# (test_lb_dnat.py::test_sizes_and_hops[6]), and whole paths with the kernel's own tunnels (test_lb_paths.py) were never seen to end.
+# The tc programs. Not the XDP ones yet: emulated they take ten minutes, and one test fails on 6.1 and 6.12 for a reason not
+# found (test_lb_dnat.py::test_sizes_and_hops[6]). Nor whole paths (test_lb_paths.py), which were never seen to end there.
 TESTS = ("test_hooks.py", "test_pod_out.py", "test_lb_backend.py")
 
 
