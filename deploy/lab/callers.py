@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Iterable
 
-PATIENCE_S = 3.0
+PATIENCE_S = 10.0
 
 _AT_ONCE = 50
 
