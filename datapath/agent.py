@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -45,9 +44,6 @@ KNOWN_WAIT_S = 5.0
 
 PROGRAMMED_WAIT_S = 20.0
 
-COUNT_S = 30.0
-"""How often the counts of a recording that goes on are told anew: each time is a write to the API server."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Done:
@@ -76,8 +72,6 @@ class Agent:
         self._passed = asyncio.Condition()
         self._saved: Inputs | None = inputs_module.load(kernel.places.state / "inputs.json", Inputs)
         self._published: bytes = b""
-        self._captures: Sequence[CaptureReceipt] = ()
-        self._counted_until = 0.0
         self.prober = Prober(self.changed, random.random, self._saved.dead if self._saved else {})
         self.source = make_source(self.changed)
 
@@ -145,22 +139,17 @@ class Agent:
                     await asyncio.to_thread(inputs_module.save, self.kernel.places.state / "inputs.json", done.inputs)
                     self._saved = done.inputs
                 if self.is_synced:
-                    balancer = self.kernel.balancer
-                    services = balancer.receipts(done.order, self.prober.failing()) if balancer else ()
-                    captures = await asyncio.to_thread(self._capture_receipts)
-                    receipt = status(done.order, done.inputs, done.facts, done.receipt, services, captures)
-                    await self._publish(receipt)
+                    services, captures = await asyncio.to_thread(self._parts, done.order, self.prober.failing())
+                    await self._publish(status(done.order, done.inputs, done.facts, done.receipt, services, captures))
             except Exception:
                 log.exception("report failed", bug=True, node=self.node)
 
-    def _capture_receipts(self) -> Sequence[CaptureReceipt]:
-        """Tell how recordings are: at once when one has begun or ended, their counts now and then."""
-        captures = self.kernel.captures
-        found = captures.receipts() if captures else ()
-        states = [(each.name, each.state, each.files) for each in found]
-        if states != [(each.name, each.state, each.files) for each in self._captures] or time.monotonic() >= self._counted_until:
-            self._captures, self._counted_until = found, time.monotonic() + COUNT_S
-        return self._captures
+    def _parts(
+        self, order: Order, failing: Mapping[str, Sequence[str]]
+    ) -> tuple[Sequence[ServiceReceipt], Sequence[CaptureReceipt]]:
+        """Return what the balancer and the recorder add to the receipt. Reads maps and files, so not for the event loop."""
+        balancer, captures = self.kernel.balancer, self.kernel.captures
+        return balancer.receipts(order, failing) if balancer else (), captures.told() if captures else ()
 
     async def _publish(self, receipt: NodeStateStatus) -> None:
         body = msgspec.json.encode(receipt)

@@ -17,6 +17,7 @@ from tidegate.datapath.layout import Fields
 from tidegate.datapath.lowering import lb
 from tidegate.datapath.order import Order
 from tidegate.datapath.programs import Loaded, Unfit
+from tidegate.datapath.source import COUNT_S
 from tidegate.datapath.table import Failed, Receipt, Table, reconcile
 from tidegate.datapath.tables.lb import BackendTable, Change, ServiceTable
 from tidegate.datapath.tables.maps import ArrayTable, HashTable, MapTable, read_counters
@@ -24,18 +25,13 @@ from tidegate.datapath.tables.slots import SlotRanges
 from tidegate.datapath.tables.xdp import XdpTable
 from tidegate.datapath.xdp import Mode, XdpLinks
 
-DEPENDENCY_ORDER = ("tg_lb_config", "tg_backend", "tg_service", "tg_lb_ranges", "tg_vip4", "tg_vip6", "xdp")
-"""Puts go down this list and drops up: a frontend refers to its service, and its table to the backends."""
-
-COUNT_S = 30.0
-"""How often connections are counted for the status: each count is a write to the API server."""
-
 
 class Tables:
     """The load balancer's maps behind their doors. `loaded` says where the pins are."""
 
     def __init__(self, loaded: Loaded) -> None:
-        arrays = {name: ArrayTable(loaded.maps / name, loaded.layout.maps[name]) for name in DEPENDENCY_ORDER[:3]}
+        names = ("tg_lb_config", "tg_backend", "tg_service")
+        arrays = {name: ArrayTable(loaded.maps / name, loaded.layout.maps[name]) for name in names}
         slots = SlotRanges(loaded.maps / "tg_slots", time.monotonic_ns)
         ids = len(arrays["tg_backend"])
         self.backends = BackendTable(arrays["tg_backend"], ids, lambda: secrets.randbits(32))
@@ -43,6 +39,7 @@ class Tables:
         self._loaded = loaded
         self._counters, self._counts = (libbpf.obj_get(loaded.maps / name) for name in ("tg_lb_counters", "tg_lb_count"))
         self.programs = XdpTable(XdpLinks(loaded.links), loaded.programs)
+        # Puts go down this list and drops up: a frontend refers to its service, and its table to the backends.
         self.every: Sequence[Table] = (
             arrays["tg_lb_config"],
             self.backends,

@@ -45,24 +45,6 @@ class KnownPod(Model):
     is_mirror: bool = False
 
 
-class Inputs(Model):
-    """Everything but the pods' sandboxes, which the agent makes itself; `dead` backends by service are its own finding."""
-
-    network: ClusterNetworkSpec
-    cluster_cidrs: Sequence[str]
-    peers: Sequence[Peer]
-    rules: Sequence[EgressRule]
-    state: NodeStateSpec
-    state_generation: int
-    shards: Mapping[str, int]
-    node_labels: Mapping[str, str]
-    namespaces: Mapping[str, Mapping[str, str]]
-    pods: Mapping[str, KnownPod]
-    services: Sequence[BalancedService] = ()
-    captures: Sequence[OrderedCapture] = ()
-    dead: Mapping[str, Sequence[str]] = {}
-
-
 class Sections(Model):
     """The sections of the ClusterStates, joined from their shards."""
 
@@ -70,8 +52,20 @@ class Sections(Model):
     cluster_cidrs: Sequence[str]
     peers: Sequence[Peer]
     rules: Sequence[EgressRule]
-    services: Sequence[BalancedService]
-    captures: Sequence[OrderedCapture]
+    services: Sequence[BalancedService] = ()
+    captures: Sequence[OrderedCapture] = ()
+
+
+class Inputs(Sections, frozen=True, kw_only=True):
+    """Everything but the pods' sandboxes, which the agent makes itself; `dead` backends by service are its own finding."""
+
+    state: NodeStateSpec
+    state_generation: int
+    shards: Mapping[str, int]
+    node_labels: Mapping[str, str]
+    namespaces: Mapping[str, Mapping[str, str]]
+    pods: Mapping[str, KnownPod]
+    dead: Mapping[str, Sequence[str]] = {}
 
 
 SECTIONS = ("network", "peers", "egress", "lb", "capture")
@@ -108,12 +102,7 @@ def join(
 ) -> Inputs:
     """Put a whole picture together; `own` is this node's NodeState, and `sections` was joined from `shards`."""
     return Inputs(
-        network=sections.network,
-        cluster_cidrs=sections.cluster_cidrs,
-        peers=sections.peers,
-        rules=sections.rules,
-        services=sections.services,
-        captures=sections.captures,
+        **msgspec.structs.asdict(sections),
         state=own.spec,
         state_generation=own.metadata.generation,
         shards={shard.metadata.name: shard.metadata.generation for shard in shards},

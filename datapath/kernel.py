@@ -12,7 +12,7 @@ from tidegate.datapath.balancer import Balancer
 from tidegate.datapath.capture.orders import CaptureOrders
 from tidegate.datapath.facts import Facts
 from tidegate.datapath.lower import DEPENDENCY_ORDER, lower
-from tidegate.datapath.lowering import lb_backend
+from tidegate.datapath.lowering import lb, lb_backend
 from tidegate.datapath.order import Order
 from tidegate.datapath.owned import Places
 from tidegate.datapath.programs import Loaded
@@ -93,7 +93,7 @@ class Kernel:
                 receipt.add(self.captures.apply(order, self.balancer.loaded, self.balancer.backend_ids()))
         else:
             lost = "this agent was started without a load balancer"
-            receipt.failures += [Failed(f"LoadBalancer/{each.name}", "lb", "", lost) for each in order.services]
+            receipt.failures += [Failed(lb.owner(each), "lb", "", lost) for each in order.services]
         return facts, receipt
 
     def clear(self, order: Order) -> Receipt:

@@ -43,11 +43,6 @@ def call(name: str, *args: object) -> int:
     return result
 
 
-def possible_cpus() -> int:
-    """Return how many values a per-CPU map has under each key."""
-    return call("libbpf_num_possible_cpus")
-
-
 @contextlib.contextmanager
 def opened(fd: int) -> Iterator[int]:
     """Close `fd` at the end of a `with` block."""
@@ -132,7 +127,6 @@ def update(map_fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
 
 MAP_ARRAY = 2
 F_MMAPABLE = 1 << 10
-F_INNER_MAP = 1 << 12
 
 
 def map_create(kind: int, name: str, sizes: tuple[int, int], max_entries: int, flags: int) -> int:
@@ -255,11 +249,6 @@ def _perf_buffer_new(map_fd: int, pages: int, sample: Any, lost: Any) -> int:
         number = 2**64 - ring if ring else number or errno.EPERM
         raise BpfError(number, f"perf_buffer__new: {os.strerror(number)}")
     return ring
-
-
-def map_by_id(number: int) -> int:
-    """Open a map by its id, as an outer map names its inner ones; return a file descriptor that the caller closes."""
-    return call("bpf_map_get_fd_by_id", number)
 
 
 def batches(map_fd: int, key_size: int, value_size: int, length: int = 4096) -> Iterator[tuple[bytes, bytes]]:

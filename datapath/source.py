@@ -15,6 +15,9 @@ from tidegate.kube.watch import Reflector
 
 FIELD_MANAGER = "tidegate-agent"
 
+COUNT_S = 30.0
+"""How often counts that go on are told anew in a receipt: each time is a write to the API server."""
+
 
 class Source(Protocol):
     """What the agent's loop needs of the world outside its node."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tidegate.datapath.capture.words import Names, backends, frontends
 from tidegate.datapath.layout import Fields
 from tidegate.datapath.order import Order
 from tidegate.datapath.programs import Loaded
+from tidegate.datapath.source import COUNT_S
 from tidegate.datapath.table import Failed, Receipt, TableError
 
 log = structlog.get_logger()
@@ -49,6 +51,8 @@ class CaptureOrders:
         self._earlier = dict(self._saved.recordings)
         self._orders: dict[str, OrderedCapture] = {}
         self._dead: Mapping[str, frozenset[str]] | None = None
+        self._told: list[CaptureReceipt] = []
+        self._told_until = 0.0
 
     def apply(self, order: Order, loaded: Loaded | None, ids: Mapping[Fields, int]) -> Receipt:
         """Make the ordered recordings run, and leave those that were started by command. `ids` are the backends' numbers."""
@@ -84,6 +88,13 @@ class CaptureOrders:
                     # A full disk must not keep the receipts from being told.
                     log.warning("recordings not remembered; tried again", path=str(self._file), reason=str(error))
             return [self._earlier[order.uid].receipt for order in self._orders.values()]
+
+    def told(self) -> list[CaptureReceipt]:
+        """Return what is to be published: at once when a recording has begun or ended, new counts now and then."""
+        found = self.receipts()
+        if _states(found) != _states(self._told) or time.monotonic() >= self._told_until:
+            self._told, self._told_until = found, time.monotonic() + COUNT_S
+        return self._told
 
     def close(self) -> None:
         """End all recordings. Those that are ordered go on, in another file, when the agent starts again."""
@@ -138,6 +149,10 @@ class CaptureOrders:
 def _identity(order: OrderedCapture) -> tuple[str, str]:
     """Return what tells whether a recording is still the one that was asked for."""
     return order.uid, _settled(order.spec)
+
+
+def _states(receipts: Iterable[CaptureReceipt]) -> list[tuple[object, ...]]:
+    return [(each.name, each.state, each.files) for each in receipts]
 
 
 def _settled(spec: PacketCaptureSpec) -> str:

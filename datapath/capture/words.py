@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
@@ -14,9 +13,9 @@ from tidegate.crds.lb import name_backend
 from tidegate.datapath.capture.filters import Filter, matching, render
 from tidegate.datapath.capture.records import Packet
 from tidegate.datapath.layout import Fields
+from tidegate.datapath.lowering.lb import PROTOCOLS, network_order
 from tidegate.datapath.order import mapped
 
-_PROTOCOLS = {"TCP": 6, "UDP": 17}
 _VERDICTS = {"drop": "dropped", "pass": "passed to the stack", "forward": "sent"}
 
 _RESET = 0x04
@@ -37,7 +36,7 @@ class Names(msgspec.Struct, frozen=True, kw_only=True):
 def frontends(services: Sequence[BalancedService]) -> dict[End, str]:
     """Name the LoadBalancer of every frontend."""
     return {
-        (mapped(ip_address(each.address)), each.port, _PROTOCOLS[each.protocol]): service.name
+        (mapped(ip_address(each.address)), each.port, PROTOCOLS[each.protocol]): service.name
         for service in services
         for each in service.spec.frontends
     }
@@ -48,8 +47,8 @@ def backends(ids: Mapping[Fields, int]) -> dict[int, str]:
     found = {}
     for key, number in ids.items():
         named = dict(key)
-        port = int(named.get("port", 0)).to_bytes(2, sys.byteorder)
-        found[number] = _end(bytes(named.get("addr", b"")), int.from_bytes(port, "big"))
+        # From network order as into it.
+        found[number] = _end(bytes(named.get("addr", b"")), network_order(int(named.get("port", 0))))
     return found
 
 

@@ -51,9 +51,7 @@ class CaptureFilters:
 
 def read_counts(maps: Path, layout: Layout) -> tuple[int, int]:
     """Return (packets matched, events refused by a full ring) since the maps were made, summed over all CPUs."""
-    described = layout.maps["tg_capture_count"].value
+    one = layout.maps["tg_capture_count"]
     with libbpf.opened(libbpf.obj_get(maps / "tg_capture_count")) as fd:
-        raw = libbpf.lookup(fd, bytes(4), described.size * libbpf.possible_cpus()) or b""
-    each = [dict(described.unpack(raw[at : at + described.size])) for at in range(0, len(raw), described.size)]
-    matched, refused = (sum(int(cpu.get(name, 0)) for cpu in each) for name in ("matched", "refused"))
-    return matched, refused
+        counted = one.totals(libbpf.lookup(fd, bytes(4), one.read_size) or b"")
+    return counted.get("matched", 0), counted.get("refused", 0)

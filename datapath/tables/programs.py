@@ -14,6 +14,15 @@ OUTDATED = "outdated"
 """What `read` says of a program that an earlier version of the agent attached."""
 
 
+def names_by_id(pins: Path) -> dict[int, str]:
+    """Return the names of the programs that are pinned in a folder, by the kernel's ids."""
+    names = {}
+    for pin in pins.iterdir():
+        with libbpf.opened(libbpf.obj_get(pin)) as fd:
+            names[libbpf.prog_id(fd)] = pin.name
+    return names
+
+
 class ProgramTable:
     """Key (device, hook), value the program's name. `pins` is the folder of the programs of this version."""
 
@@ -22,10 +31,7 @@ class ProgramTable:
     def __init__(self, attachments: Attachments, pins: Path) -> None:
         self._attachments = attachments
         self._pins = pins
-        self._names: dict[int, str] = {}
-        for pin in pins.iterdir():
-            with libbpf.opened(libbpf.obj_get(pin)) as fd:
-                self._names[libbpf.prog_id(fd)] = pin.name
+        self._names = names_by_id(pins)
 
     def read(self) -> Mapping[tuple[str, Hook], str]:
         """Return what is attached, to devices that have gone too."""

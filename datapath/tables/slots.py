@@ -47,6 +47,7 @@ class SlotRanges:
         self._resting: dict[Range, int] = {}
         self._holes: list[Range] = []
         self._known: dict[tuple[int, bytes], Range] = {}
+        self._by_digest: dict[int, list[Range]] = {}
 
     def hold(self, named: Iterable[tuple[Range, int]]) -> None:
         """Take note of the ranges that services name, each with its table's digest (0 where it is not known).
@@ -58,6 +59,9 @@ class SlotRanges:
         self._resting = {each: until for each, until in (gone | self._resting).items() if until > now and each not in held}
         self._held = held
         self._known = {what: each for what, each in self._known.items() if each in held}
+        self._by_digest = {}
+        for each, digest in held.items():
+            self._by_digest.setdefault(digest, []).append(each)
         taken = sorted({*held, *self._resting})
         edges = [Range(0, FIRST), *taken, Range(self.size, 0)]
         self._holes = [Range(a.end, b.offset - a.end) for a, b in pairwise(edges) if b.offset > a.end]
@@ -70,8 +74,8 @@ class SlotRanges:
         wanted = digest, hashlib.blake2b(ids.tobytes(), digest_size=16).digest()
         if wanted not in self._known:
             slots = maglev.translate(build().slots, ids)
-            same = (each for each, what in self._held.items() if what == digest and each.size == len(slots))
-            self._known[wanted] = next((each for each in same if self.read(each) == slots), None) or self._write(slots)
+            same = (each for each in self._by_digest.get(digest, ()) if each.size == len(slots) and self.read(each) == slots)
+            self._known[wanted] = next(same, None) or self._write(slots)
         self._held[self._known[wanted]] = digest
         return self._known[wanted]
 

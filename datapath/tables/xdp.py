@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tidegate.datapath import libbpf
 from tidegate.datapath.table import TableError
-from tidegate.datapath.tables.programs import OUTDATED
+from tidegate.datapath.tables.programs import OUTDATED, names_by_id
 from tidegate.datapath.xdp import Mode, XdpLinks
 
 
@@ -21,12 +21,9 @@ class XdpTable:
     def __init__(self, links: XdpLinks, pins: Path) -> None:
         self._links = links
         self._pins = pins
-        self._names: dict[int, str] = {}
+        self._names = names_by_id(pins)
         self.modes: dict[str, Mode] = {}
         """How the program is run, by device, as it was last read."""
-        for pin in pins.iterdir():
-            with libbpf.opened(libbpf.obj_get(pin)) as fd:
-                self._names[libbpf.prog_id(fd)] = pin.name
 
     def read(self) -> Mapping[str, str]:
         """Return what of ours is attached, to devices that have gone too."""

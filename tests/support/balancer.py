@@ -91,7 +91,7 @@ class Balancer(Harness):
 
     def set_on_every_cpu(self, name: str, value: bytes) -> None:
         """Set the one row of a per-CPU array."""
-        libbpf.update(self.maps[name]._fd, bytes(4), value * libbpf.possible_cpus())
+        libbpf.update(self.maps[name]._fd, bytes(4), value * self.layout.maps[name].cpus)
 
     def frame(self, packet: Packet | bytes, device: str = "up0") -> Verdict:
         """Let one frame arrive on a device."""
