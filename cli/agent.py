@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _lead(arguments: argparse.Namespace) -> main.Leader:
     # Here and not above: the operator's decisions are needed on no node of a cluster.
-    from tidegate.cli.standalone import ManifestSource
+    from tidegate.cli.manifest_source import ManifestSource
 
     def lead(kernel: Kernel) -> SourceMaker:
         def addresses() -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from tidegate.crds.cluster_state import BalancedService
 from tidegate.datapath import maglev
 from tidegate.datapath.lowering import lb
 from tidegate.datapath.maglev import Moved, Table
-from tidegate.datapath.order import Order
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ def _compare(before: BalancedService, after: BalancedService, dead: frozenset[st
 
 
 def _table(service: BalancedService, version: int, dead: frozenset[str]) -> Table:
-    weights = lb.weights(service, version, Order(node="", dead={service.name: dead}))
+    weights = lb.weights(service, version, dead)
     return maglev.build(weights, service.spec.tableSize, service.spec.hashSeed)
 
 

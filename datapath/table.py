@@ -82,7 +82,7 @@ def reconcile(tables: Sequence[Table], rows: Iterable[Row], *, may_drop: bool = 
     """Make every table hold exactly `rows`; `tables` come in dependency order, and drops go the other way round.
 
     A table that cannot be read is left alone: unread is not empty. `may_drop` is False while the inputs are incomplete,
-    since half a picture must never delete.
+    since half a picture must never delete. Of two rows of one key the later one counts.
     """
     receipt = Receipt()
     wanted: dict[str, dict[Key, Row]] = {table.name: {} for table in tables}

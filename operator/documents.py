@@ -12,11 +12,12 @@ from tidegate.crds.cluster_state import ClusterState
 from tidegate.crds.egress import EgressPolicy
 from tidegate.crds.ipam import IPPool
 from tidegate.crds.lb import LoadBalancer
+from tidegate.crds.memo import remembered
 from tidegate.crds.node_state import NodeState
 from tidegate.crds.routing import ClusterNetwork
 from tidegate.kube.lease import NODE_PREFIX, Lease
 from tidegate.operator import parse
-from tidegate.operator.cluster import Cluster, Node, Rejected, ServiceCIDR
+from tidegate.operator.cluster import Cluster, Node, Rejected, Resource, ServiceCIDR
 
 FOREIGN = {
     "Node": Node,
@@ -38,7 +39,7 @@ def cluster(documents: Iterable[Mapping[str, Any]]) -> Cluster:
     for document in documents:
         kind = document.get("kind", "")
         if kind in parse.KINDS:
-            resource = parse.parse(kind, _identified(document))
+            resource = _parsed(document)
             if isinstance(resource, Rejected):
                 rejected.append(resource)
             else:
@@ -65,6 +66,11 @@ def cluster(documents: Iterable[Mapping[str, Any]]) -> Cluster:
         alive=frozenset(leases or nodes),
         service_cidrs=sorted({text for each in found["ServiceCIDR"] for text in each.spec.cidrs}),
     )
+
+
+@remembered
+def _parsed(document: Mapping[str, Any]) -> Resource | Rejected:
+    return parse.parse(document["kind"], _identified(document))
 
 
 def _identified(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tidegate.crds.cluster_state import (
     Peer,
     numbered,
 )
+from tidegate.crds.memo import remembered
 from tidegate.crds.node_state import NodeStateSpec
 from tidegate.operator.cluster import Cluster
 from tidegate.operator.plan import Plan
@@ -74,7 +75,7 @@ def shards(cluster: Cluster, plan: Plan) -> dict[str, ClusterStateSpec]:
 def _spread(section: Section, items: Mapping[str, Item], published: Mapping[str, ClusterState]) -> list[tuple[Item, ...]]:
     """Put each item into the shard where it is already, or else into the first with room: one change, one shard."""
     places = {key: shard.spec.index for shard in published.values() for key in _keys(section, shard.spec)}
-    sizes = {key: len(encoded(item)) + 1 for key, item in items.items()}
+    sizes = {key: _size(item) for key, item in items.items()}
     shares: list[list[Item]] = [[]]
     used = [0]
     for key, item in sorted(items.items(), key=lambda pair: (pair[0] not in places, places.get(pair[0], 0), pair[0])):
@@ -91,6 +92,11 @@ def _spread(section: Section, items: Mapping[str, Item], published: Mapping[str,
     while len(shares) > 1 and not shares[-1]:
         shares.pop()
     return [tuple(sorted(share, key=_name)) for share in shares]
+
+
+@remembered
+def _size(item: object) -> int:
+    return len(encoded(item)) + 1
 
 
 def _fits(used: Sequence[int], index: int, size: int) -> bool:

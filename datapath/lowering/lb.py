@@ -5,10 +5,12 @@ from __future__ import annotations
 import struct
 import sys
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 
 from tidegate.crds.cluster_state import BalancedService
 from tidegate.crds.lb import Backend, LoadBalancerSpec, name_backend
+from tidegate.crds.memo import MOST, Same
 from tidegate.datapath import maglev
 from tidegate.datapath.facts import Facts
 from tidegate.datapath.layout import Fields, fields
@@ -36,30 +38,38 @@ def lower(order: Order, facts: Facts) -> Iterator[Row]:
     """Yield the rows of all services that this node balances; none at all where there are none."""
     if not order.services:
         return
-    here = homes(order, facts)
+    here = frozenset(str(address) for address in homes(order, facts))
     own = {version: own_address(order, facts, version) for version in (4, 6)}
     nat = {f"nat{version}": mapped(address) for version, address in own.items() if address is not None}
     low, high = NAT_PORTS
     yield Row("tg_lb_config", (), fields(port_min=low, port_max=high, icmp_rate=ICMP_RATE, **nat), OWNER)
     for uplink in facts.uplinks:
         yield Row("xdp", uplink.name, "lb", OWNER)
-    # Two services may share an address: its own row belongs to the one of the lower number.
-    addressed: set[Address] = set()
-    for service in sorted(order.services, key=lambda each: each.number):
-        serves = owner(service)
-        for backend in service.spec.backends:
-            flags = BACKEND_HERE if ip_address(backend.address) in here else 0
-            yield Row("tg_backend", backend_key(backend), fields(flags=flags), serves)
-        for family in families(service.spec):
-            yield Row("tg_service", index(service, family), _service(service, family, order, own), serves)
-            yield from _ranges(service, family, serves)
-        for frontend in service.spec.frontends:
-            address = ip_address(frontend.address)
-            number = index(service, address.version)
-            if address not in addressed:
-                addressed.add(address)
-                yield _vip(address, 0, 0, number, serves)
-            yield _vip(address, frontend.port, PROTOCOLS[frontend.protocol], number, serves)
+    # Two services may share an address: its own row belongs to the one of the lower number, for the last one counts.
+    for service in sorted(order.services, key=lambda each: -each.number):
+        dead = order.dead.get(service.name, frozenset())
+        yield from _rows(Same(service), dead, own[4], own[6], here)
+
+
+@lru_cache(MOST)
+def _rows(
+    same: Same[BalancedService], dead: frozenset[str], own4: Address | None, own6: Address | None, here: frozenset[str]
+) -> tuple[Row, ...]:
+    """Return the rows of one service, which nothing but these arguments decides: of thousands few change at a time."""
+    service, own = same.value, {4: own4, 6: own6}
+    serves, rows = owner(service), []
+    for backend in service.spec.backends:
+        flags = BACKEND_HERE if str(ip_address(backend.address)) in here else 0
+        rows.append(Row("tg_backend", backend_key(backend), fields(flags=flags), serves))
+    for family in families(service.spec):
+        rows.append(Row("tg_service", index(service, family), _service(service, family, dead, own), serves))
+        rows += _ranges(service, family, serves)
+    for frontend in service.spec.frontends:
+        address = ip_address(frontend.address)
+        number = index(service, address.version)
+        rows.append(_vip(address, 0, 0, number, serves))
+        rows.append(_vip(address, frontend.port, PROTOCOLS[frontend.protocol], number, serves))
+    return tuple(rows)
 
 
 def owner(service: BalancedService) -> str:
@@ -78,9 +88,8 @@ def families(spec: LoadBalancerSpec) -> tuple[int, ...]:
     return tuple(versions) if spec.mode == "DNAT" else tuple(versions[:1])
 
 
-def weights(service: BalancedService, version: int, order: Order) -> dict[str, int]:
+def weights(service: BalancedService, version: int, dead: frozenset[str]) -> dict[str, int]:
     """Return what the table is made of: the backends that take new connections, by weight."""
-    dead = order.dead.get(service.name, frozenset())
     return {
         name: backend.weight
         for backend in service.spec.backends
@@ -128,10 +137,10 @@ def _vip(address: Address, port: int, protocol: int, number: int, owner: str) ->
     return Row(f"tg_vip{address.version}", key, fields(service=number), owner)
 
 
-def _service(service: BalancedService, family: int, order: Order, own: dict[int, Address | None]) -> Service:
+def _service(service: BalancedService, family: int, dead: frozenset[str], own: dict[int, Address | None]) -> Service:
     spec = service.spec
     recipe = Recipe(
-        weights=weights(service, family, order),
+        weights=weights(service, family, dead),
         backends={name_backend(each.address, each.port): backend_key(each) for each in spec.backends},
         size=spec.tableSize,
         seed=spec.hashSeed,

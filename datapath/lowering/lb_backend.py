@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tidegate.crds import cidr
 from tidegate.crds.cluster_state import BalancedService
 from tidegate.crds.lb import Backend, Frontend, name_backend
+from tidegate.crds.memo import remembered
 from tidegate.datapath.facts import Facts
 from tidegate.datapath.layout import Fields, fields
 from tidegate.datapath.lowering import lb
@@ -75,8 +76,13 @@ def failures(order: Order, facts: Facts) -> list[Failed]:
 
 def is_backend(order: Order, facts: Facts) -> bool:
     """Return whether any service's packets are for this node."""
-    here = lb.homes(order, facts)
-    return any(cidr.address(backend.address) in here for service in order.dsr for backend in service.spec.backends)
+    here = frozenset(lb.homes(order, facts))
+    return any(not _outers(service).isdisjoint(here) for service in order.dsr)
+
+
+@remembered
+def _outers(service: BalancedService) -> frozenset[Address]:
+    return frozenset(cidr.address(backend.address) for backend in service.spec.backends)
 
 
 def _resolve(order: Order, facts: Facts) -> tuple[dict[Fields, _Way], list[Failed]]:
@@ -98,7 +104,9 @@ def _resolve(order: Order, facts: Facts) -> tuple[dict[Fields, _Way], list[Faile
 
 
 def _ways(order: Order, here: Mapping[Address, tuple[Address, ...]], failed: list[Failed]) -> Iterable[_Way]:
-    for service in sorted(order.dsr, key=lambda each: each.number):
+    homes = frozenset(here)
+    concerned = (service for service in order.dsr if not _outers(service).isdisjoint(homes))
+    for service in sorted(concerned, key=lambda each: each.number):
         for backend in service.spec.backends:
             outer = cidr.address(backend.address)
             if outer not in here:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 
+from tidegate.crds.memo import remembered
 from tidegate.datapath import maglev
 from tidegate.datapath.layout import Fields, fields
 from tidegate.datapath.table import TableError
@@ -65,16 +66,16 @@ class BackendTable:
         self.ids: dict[Fields, int] = {}
         self._born: dict[Fields, int] = {}
         self._taken: set[int] = set()
+        self._understood = remembered(_understand)
 
     def read(self) -> Mapping[Fields, Fields]:
         """Return the backends that have an id."""
         self.ids, self._born, found = {}, {}, {}
         for key, value in self._rows.read().items():
-            named = dict(value)
-            if born := int(named.pop("born", 0)):
-                backend = fields(addr=named.get("addr", b""), port=named.get("port", 0))
+            born, backend, row = self._understood(value)
+            if born:
                 self.ids[backend], self._born[backend] = int(dict(key).get("value", 0)), born
-                found[backend] = fields(flags=named.get("flags", 0))
+                found[backend] = row
         self._taken = set(self.ids.values())
         return found
 
@@ -107,6 +108,13 @@ class BackendTable:
         return number
 
 
+def _understand(value: Fields) -> tuple[int, Fields, Fields]:
+    """Return a row's nonce, the backend's key and its row as lowering gives them."""
+    named = dict(value)
+    backend = fields(addr=named.get("addr", b""), port=named.get("port", 0))
+    return int(named.get("born", 0)), backend, fields(flags=named.get("flags", 0))
+
+
 def preferred_id(key: Fields, size: int) -> int:
     """Return the id, 1 to `size` - 1, that a backend has if nobody else has it already."""
     named = dict(key)
@@ -131,19 +139,18 @@ class ServiceTable:
         self._rows, self._slots, self._backends = rows, slots, backends
         self._monotonic_ns, self._now = monotonic_ns, now
         self._present: dict[int, _Row] = {}
+        self._named: Callable[[Fields], _Row] = remembered(dict)
+        self._wanted = remembered(_less_ours)
         self._is_held = False
         self.changes: dict[int, Change] = {}
 
     def read(self) -> Mapping[int, Service]:
         """Return the services that are there; where their tables are is kept aside for the next change."""
-        self._present = {int(dict(key).get("value", 0)): dict(value) for key, value in self._rows.read().items()}
+        raw = {int(dict(key).get("value", 0)): value for key, value in self._rows.read().items()}
+        self._present = {number: self._named(value) for number, value in raw.items()}
         self._is_held = False
-        return {
-            number: Service(fields(**{name: value for name, value in named.items() if name not in _OURS}))
-            for number, named in self._present.items()
-            # Without its table a service is not there, whatever its row says.
-            if named.get("offset")
-        }
+        # Without its table a service is not there, whatever its row says.
+        return {number: self._wanted(value) for number, value in raw.items() if self._present[number].get("offset")}
 
     def put(self, key: int, value: Service) -> None:
         """Make the service be there, in one step for every packet. If its table changed, the one before counts for a while."""
@@ -201,6 +208,10 @@ class ServiceTable:
             raise TableError(f"{', '.join(missing)}: no id could be given, so the table stays as it is")
         ids = array("I", [self._backends.ids[recipe.backends[name]] for name in names])
         return self._slots.fill(recipe.digest, ids, lambda: maglev.build(recipe.weights, recipe.size, recipe.seed))
+
+
+def _less_ours(value: Fields) -> Service:
+    return Service(tuple((name, content) for name, content in value if name not in _OURS))
 
 
 def _ranges(row: _Row, now: int) -> Iterator[tuple[Range, int]]:

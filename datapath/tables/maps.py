@@ -57,6 +57,7 @@ class HashTable(MapTable):
         super().__init__(pin, layout)
         self._raw: list[tuple[bytes, bytes]] | None = None
         self._rows: Mapping[Fields, Fields] = {}
+        self._known: dict[bytes, tuple[Fields, Fields]] = {}
         self._zero = bytes(layout.value.size)
 
     def read(self) -> Mapping[Fields, Fields]:
@@ -67,16 +68,18 @@ class HashTable(MapTable):
         except libbpf.BpfError as error:
             raise TableError(str(error)) from error
         if raw != self._raw:
-            self._raw, self._rows = raw, dict(self._unpacked(raw))
+            self._known = dict(self._unpacked(raw))
+            self._raw, self._rows = raw, dict(self._known.values())
         return self._rows
 
-    def _unpacked(self, raw: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[Fields, Fields]]:
+    def _unpacked(self, raw: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, tuple[Fields, Fields]]]:
         key, value = self._layout.key, self._layout.value
         for keys, values in raw:
             for number in range(len(keys) // key.size):
                 content = values[number * value.size : (number + 1) * value.size]
                 if self._counts(content):
-                    yield key.unpack(keys[number * key.size : (number + 1) * key.size]), value.unpack(content)
+                    name = keys[number * key.size : (number + 1) * key.size]
+                    yield name + content, self._known.get(name + content) or (key.unpack(name), value.unpack(content))
 
     def _counts(self, content: bytes) -> bool:
         del content

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import msgspec
+
 from tidegate.crds import cidr
 from tidegate.crds.cidr import Address
 from tidegate.crds.cluster_state import BalancedService
@@ -32,11 +34,11 @@ class _Decision:
     def take(self, service: BalancedService) -> None:
         """Put a service in force; its number follows later."""
         self.services.append(service)
-        self.frontends.update(dict.fromkeys(lb_accept.claims(service.spec), service.name))
+        self.frontends.update(dict.fromkeys(lb_accept.examine(service.spec).claims, service.name))
 
     def keep(self, service: BalancedService | None) -> bool:
         """Put the published version of a refused LoadBalancer in force, if nobody older has its frontends by now."""
-        if service is None or any(claim in self.frontends for claim in lb_accept.claims(service.spec)):
+        if service is None or any(claim in self.frontends for claim in lb_accept.examine(service.spec).claims):
             return False
         self.take(service)
         return True
@@ -69,7 +71,13 @@ def plan(cluster: Cluster, plan: Plan) -> Plan:
         max((shard.spec.lastNumber for shard in cluster.shards.values() if shard.spec.section == "lb"), default=0),
         NUMBERS,
     )
-    services = (BalancedService(name=s.name, uid=s.uid, number=given[s.uid], spec=s.spec) for s in decision.services)
+    # What was published already stays the same value, so that nothing is made of it again.
+    services = (
+        before
+        if (before := published.get(each.uid)) and before.number == given[each.uid] and before.spec == each.spec
+        else msgspec.structs.replace(each, number=given[each.uid])
+        for each in decision.services
+    )
     return replace(
         plan,
         services=tuple(sorted(services, key=lambda service: service.name)),

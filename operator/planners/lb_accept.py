@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tidegate.crds import cidr
 from tidegate.crds.cidr import Address
 from tidegate.crds.lb import Backend, Frontend, HealthCheck, LoadBalancer, LoadBalancerSpec
+from tidegate.crds.memo import remembered
 from tidegate.crds.primes import is_prime, next_prime
 from tidegate.crds.reasons import Reason
 from tidegate.operator.plan import ACCEPTED, Finding
@@ -32,6 +34,14 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Examined:
+    """What a spec says by itself: its frontends, as far as they can be read, and the finding."""
+
+    claims: Sequence[Claim]
+    finding: Finding
+
+
+@dataclass(frozen=True, slots=True)
 class Taken:
     """Which addresses are not free: frontends by the LoadBalancer that has them, and the nodes' own by node."""
 
@@ -41,27 +51,53 @@ class Taken:
 
 def judge(resource: LoadBalancer, taken: Taken) -> Finding:
     """Return the finding for one LoadBalancer; those that are older hold their frontends already."""
+    examined = examine(resource.spec)
+    if not examined.finding.holds:
+        return examined.finding
+    for number, claim in enumerate(examined.claims):
+        address, port, protocol = claim
+        where = f"spec.frontends[{number}]"
+        if address in taken.nodes:
+            message = f"{where}: {address} is an address of node {taken.nodes[address]}: choose one that no machine has"
+            return Finding(False, Reason.VIP_IS_NODE, message)
+        if claim in taken.frontends:
+            message = (
+                f"{where}: {address} {protocol} port {port} belongs to the older LoadBalancer {taken.frontends[claim]}: "
+                "choose another address or port"
+            )
+            return Finding(False, Reason.FRONTEND_CLAIMED, message)
+    return examined.finding
+
+
+@remembered
+def examine(spec: LoadBalancerSpec) -> Examined:
+    """Judge a spec without regard to others."""
     try:
-        _check(resource.spec, taken)
-    except cidr.AddressError as error:
-        return Finding(False, Reason.INVALID, str(error))
+        _check(spec)
     except Refused as refused:
-        return refused.finding
-    count = sum(takes_connections(each) for each in resource.spec.backends)
-    if resource.spec.algorithm == "Maglev" and resource.spec.tableSize < SLOTS_A_BACKEND * count:
-        wanted = next_prime(SLOTS_A_BACKEND * count)
-        remedy = f"set it to {wanted}" if wanted in SIZES else "spread the backends over several LoadBalancers"
-        message = (
-            f"spec.tableSize: {resource.spec.tableSize} is less than {SLOTS_A_BACKEND} times the {count} backends, so that a "
-            f"change of one moves connections of others: {remedy}"
-        )
-        return Finding(True, Reason.TABLE_SMALL, message)
-    return ACCEPTED
+        return Examined(_claims(spec), refused.finding)
+    return Examined(_claims(spec), _check_share(spec))
 
 
-def claims(spec: LoadBalancerSpec) -> list[Claim]:
-    """Return the frontends as values. Raises AddressError."""
-    return [(cidr.address(each.address), each.port, each.protocol) for each in spec.frontends]
+def _claims(spec: LoadBalancerSpec) -> Sequence[Claim]:
+    found = []
+    for each in spec.frontends:
+        with suppress(cidr.AddressError):
+            found.append((cidr.address(each.address), each.port, each.protocol))
+    return found
+
+
+def _check_share(spec: LoadBalancerSpec) -> Finding:
+    count = sum(takes_connections(each) for each in spec.backends)
+    if spec.algorithm == "Random" or spec.tableSize >= SLOTS_A_BACKEND * count:
+        return ACCEPTED
+    wanted = next_prime(SLOTS_A_BACKEND * count)
+    remedy = f"set it to {wanted}" if wanted in SIZES else "spread the backends over several LoadBalancers"
+    message = (
+        f"spec.tableSize: {spec.tableSize} is less than {SLOTS_A_BACKEND} times the {count} backends, so that a "
+        f"change of one moves connections of others: {remedy}"
+    )
+    return Finding(True, Reason.TABLE_SMALL, message)
 
 
 def takes_connections(backend: Backend) -> bool:
@@ -69,7 +105,7 @@ def takes_connections(backend: Backend) -> bool:
     return backend.state == "active" and backend.weight > 0
 
 
-def _check(spec: LoadBalancerSpec, taken: Taken) -> None:
+def _check(spec: LoadBalancerSpec) -> None:
     if not spec.frontends:
         raise Refused(Reason.INVALID, "spec.frontends: at least one is needed")
     frontends = list(_endpoints("spec.frontends", spec.frontends))
@@ -81,7 +117,11 @@ def _check(spec: LoadBalancerSpec, taken: Taken) -> None:
     for number, backend in enumerate(spec.backends):
         if not 0 <= backend.weight <= 256:
             raise Refused(Reason.INVALID, f"spec.backends[{number}].weight: {backend.weight} does not lie between 0 and 256")
-    _check_frontends(spec, frontends, taken)
+    claims = _claims(spec)
+    for number, claim in enumerate(claims):
+        if claim in claims[:number]:
+            where = f"spec.frontends[{number}]: {claim[0]} {claim[2]} port {claim[1]}"
+            raise Refused(Reason.INVALID, f"{where} is listed twice: remove one")
     vips = {address for address, _ in frontends}
     seen: set[tuple[Address, int]] = set()
     for number, (address, port) in enumerate(backends):
@@ -114,24 +154,6 @@ def _endpoints(where: str, given: Sequence[Frontend | Backend]) -> Iterator[tupl
         if not 1 <= each.port <= 65535:
             raise Refused(Reason.INVALID, f"{where}[{number}].port: {each.port} is no port: write one of 1 to 65535")
         yield address, each.port
-
-
-def _check_frontends(spec: LoadBalancerSpec, frontends: Sequence[tuple[Address, int]], taken: Taken) -> None:
-    seen: set[Claim] = set()
-    for number, (address, port) in enumerate(frontends):
-        where, claim = f"spec.frontends[{number}]", (address, port, spec.frontends[number].protocol)
-        if claim in seen:
-            raise Refused(Reason.INVALID, f"{where}: {address} {claim[2]} port {port} is listed twice: remove one")
-        seen.add(claim)
-        if address in taken.nodes:
-            message = f"{where}: {address} is an address of node {taken.nodes[address]}: choose one that no machine has"
-            raise Refused(Reason.VIP_IS_NODE, message)
-        if claim in taken.frontends:
-            message = (
-                f"{where}: {address} {claim[2]} port {port} belongs to the older LoadBalancer {taken.frontends[claim]}: "
-                "choose another address or port"
-            )
-            raise Refused(Reason.FRONTEND_CLAIMED, message)
 
 
 def _check_table(spec: LoadBalancerSpec) -> None:
