@@ -38,7 +38,7 @@ def lower(order: Order, facts: Facts) -> Iterator[Row]:
     """Yield the rows of all services that this node balances; none at all where there are none."""
     if not order.services:
         return
-    here = frozenset(str(address) for address in homes(order, facts))
+    here = frozenset(mapped(address) for address in homes(order, facts))
     own = {version: own_address(order, facts, version) for version in (4, 6)}
     nat = {f"nat{version}": mapped(address) for version, address in own.items() if address is not None}
     low, high = NAT_PORTS
@@ -53,14 +53,15 @@ def lower(order: Order, facts: Facts) -> Iterator[Row]:
 
 @lru_cache(MOST)
 def _rows(
-    same: Same[BalancedService], dead: frozenset[str], own4: Address | None, own6: Address | None, here: frozenset[str]
+    same: Same[BalancedService], dead: frozenset[str], own4: Address | None, own6: Address | None, here: frozenset[bytes]
 ) -> tuple[Row, ...]:
     """Return the rows of one service, which nothing but these arguments decides: of thousands few change at a time."""
     service, own = same.value, {4: own4, 6: own6}
     serves, rows = owner(service), []
     for backend in service.spec.backends:
-        flags = BACKEND_HERE if str(ip_address(backend.address)) in here else 0
-        rows.append(Row("tg_backend", backend_key(backend), fields(flags=flags), serves))
+        key = backend_key(backend)
+        flags = BACKEND_HERE if dict(key)["addr"] in here else 0
+        rows.append(Row("tg_backend", key, fields(flags=flags), serves))
     for family in families(service.spec):
         rows.append(Row("tg_service", index(service, family), _service(service, family, dead, own), serves))
         rows += _ranges(service, family, serves)
@@ -123,7 +124,13 @@ def backend_key(backend: Backend) -> Fields:
     >>> backend_key(Backend(address="192.0.2.1", port=80)) == fields(addr=mapped(ip_address("192.0.2.1")), port=network_order(80))
     True
     """
-    return fields(addr=mapped(ip_address(backend.address)), port=network_order(backend.port))
+    return _key(backend.address, backend.port)
+
+
+# Services share backends, and each asks for the key more than once.
+@lru_cache(MOST)
+def _key(address: str, port: int) -> Fields:
+    return fields(addr=mapped(ip_address(address)), port=network_order(port))
 
 
 def network_order(port: int) -> int:
