@@ -158,5 +158,7 @@ def _load(places: Places, sizes: AnySizes, programs: Path, maps: Path, descripti
 def _last_words(errors: str) -> str:
     if "No module named 'bcc'" in errors:
         return "bcc is missing; install the package python3-bpfcc"
-    lines = [line for line in errors.splitlines() if line.strip()]
-    return " | ".join(lines[-3:])
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    # What the compiler or the verifier said last, and what bcc made of it.
+    spoken = next((at for at, line in enumerate(lines) if line.startswith("Traceback")), len(lines) - 1)
+    return " | ".join([*lines[:spoken][-2:], *lines[-1:]])

@@ -62,7 +62,8 @@ static __always_inline bool tg_is_taken(const struct tg_packet *p)
 	       !(tg_addr_equal(&back->addr, &p->key.src) && back->port == p->key.sport);
 }
 
-/* What an ICMP error quotes: our own translated packet, of which the ports are the part that must be translated. */
+/* What an ICMP error quotes: our own translated packet, of which the ports are the part that must be translated. Packets that are
+ * none pass on an empty one: the verifier cannot tell them apart, and before kernel 6.3 lets nobody read what was never written. */
 struct tg_quote {
 	struct tg_flow_key back_key; /* of the reverse entry of the quoted connection */
 	__u32 ip;                    /* offset of the quoted IP header */

@@ -37,7 +37,7 @@ int pod_out(struct __sk_buff *skb)
 	if (!tg_addr_equal(&p->key.src, p->is_ipv4 ? &pod->ip4 : &pod->ip6))
 		return TG_DROP(SPOOFED);
 	struct tg_flow *flow = tg_flow.lookup(&p->key);
-	struct tg_quote quote;
+	struct tg_quote quote = {};
 	struct tg_flow *answered = tg_find_answered(skb, p, flow, &quote);
 	if (answered && answered->created >= pod->born)
 		return tg_answer_of_pod(skb, config, p, answered, &quote);
@@ -150,7 +150,7 @@ int uplink_in(struct __sk_buff *skb)
 	struct tg_outer outer;
 	tg_read_outer(skb, &outer);
 	if (outer.length) {
-		struct tg_quote quote;
+		struct tg_quote quote = {};
 		struct tg_dsr *row = tg_find_backend(skb, p, &outer, &quote);
 		if (row)
 			return tg_to_backend(skb, p, &outer, row, &quote);
@@ -193,7 +193,7 @@ int uplink_out(struct __sk_buff *skb)
 	struct tg_endpoint *pod = 0;
 	struct tg_range *range = 0;
 	struct tg_flow *flow = tg_flow.lookup(&p->key);
-	struct tg_quote quote;
+	struct tg_quote quote = {};
 	struct tg_flow *answered = tg_find_answered(skb, p, flow, &quote);
 	if (answered)
 		return tg_answer(skb, p, answered, &quote, 0) ? TG_DROP(REWRITE) : TG_PASS(DSR_ANSWER);

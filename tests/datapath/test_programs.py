@@ -61,6 +61,16 @@ def test_no_bcc() -> None:
     assert programs._last_words("a\nb\n\nc\nd\n") == "b | c | d"
 
 
+def test_what_the_verifier_said_last() -> None:
+    """It is told with what was being loaded, and without the stack of our own calls."""
+    said = "1: r1 = r2\ninvalid read\nprocessed 9 insns\n"
+    trace = "Traceback (most recent call last):\n  File ...\nException: Failed to load BPF program b'pod_out'\n"
+    assert (
+        programs._last_words(said + trace)
+        == "invalid read | processed 9 insns | Exception: Failed to load BPF program b'pod_out'"
+    )
+
+
 def test_version_follows_sizes() -> None:
     """Programs of other sizes are other programs."""
     assert programs.version(programs.Sizes()) != programs.version(programs.Sizes(TG_MAX_PODS=5))
