@@ -113,7 +113,7 @@ def test_an_agent_restarts_without_the_api_server(cluster: Cluster, pods: dict[s
         eventually(lambda: cluster.sh("node1", "ip", "rule", "show", "priority", "1076"), rule, 12)
         assert cluster.sources(pods["node1"], LEGACY1) == ADDRESSES
         assert probes.pings(cluster.host("node1"), pods["node1"].addresses[0])
-    assert (inner.lost, outer.lost) == (0, 0)
+    assert (inner.lost, outer.lost) == (0, 0), (inner.story, outer.story)
     with cluster.labelled(pod_path("node1b"), control="yes"):
         eventually(lambda: cluster.sources(pods["node1b"], LEGACY1), ADDRESSES, 40)
 

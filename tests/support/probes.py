@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Self, TypeVar
 
@@ -155,7 +156,8 @@ class Stream:
     port: int
     rate: int = 200
     sent: int = 0
-    answered: int = 0
+    begun: float = 0.0
+    answers: list[float] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
@@ -163,6 +165,7 @@ class Stream:
         self._socket.connect((self.target, self.port))
         self._socket.settimeout(0.5)
         self._threads = [threading.Thread(target=work) for work in (self._send, self._receive)]
+        self.begun = time.monotonic()
         for thread in self._threads:
             thread.start()
         return self
@@ -180,7 +183,7 @@ class Stream:
         while True:
             try:
                 self._socket.recv(200)
-                self.answered += 1
+                self.answers.append(time.monotonic())
             except TimeoutError:
                 if self._stop.is_set():
                     return
@@ -196,4 +199,11 @@ class Stream:
     @property
     def lost(self) -> int:
         """How many got no answer; to be asked when the stream has ended."""
-        return self.sent - self.answered
+        return self.sent - len(self.answers)
+
+    @property
+    def story(self) -> str:
+        """What is worth knowing of a loss: its size, and the longest silence and when it began, in seconds."""
+        silences = [(after - before, before - self.begun) for before, after in pairwise([self.begun, *self.answers])]
+        longest, since = max(silences, default=(0.0, 0.0))
+        return f"{self.lost} of {self.sent} lost, no answer for {longest:.2f} s from {since:.2f} s on"
