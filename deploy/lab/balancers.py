@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def start(premises: Premises, progress: Progress) -> None:
                 shutil.copy(example, folder)
             start_agent(premises, name)
         for name in BALANCERS:
-            premises.wait(f"conditions of the LoadBalancers on {name}", lambda name=name: in_force(premises, name), 60)  # type: ignore[misc]
+            premises.wait(f"conditions of the LoadBalancers on {name}", partial(in_force, premises, name), 60)
 
 
 def manifests(premises: Premises, name: str) -> Path:
@@ -65,6 +66,16 @@ def start_agent(premises: Premises, name: str) -> None:
     premises.daemons.start(f"agent-{name}", [*premises.inside(name), *run])
 
 
+def upgrade_agent(premises: Premises, name: str) -> None:
+    """Stop an agent, and start one whose programs are not loaded yet, as those of another version are not."""
+    premises.daemons.stop([f"agent-{name}"])
+    loaded = premises.bpffs / name / "lb/programs"
+    for version in loaded.iterdir():
+        shutil.rmtree(version)
+    start_agent(premises, name)
+    premises.wait(f"the new programs of {name}", lambda: next(loaded.glob("*/lb"), None), 60)
+
+
 def spread(premises: Premises, balancers: tuple[str, ...]) -> None:
     """Let the router send the virtual addresses to some balancers, each flow to one of them by its ports too."""
     lines = []
@@ -76,7 +87,11 @@ def spread(premises: Premises, balancers: tuple[str, ...]) -> None:
 
 
 def change(premises: Premises, name: str, edit: Any) -> None:
-    """Edit a LoadBalancer on every machine, as a tool that distributes files would: `edit` changes its spec in place."""
+    """Edit a LoadBalancer on every machine, as a tool that distributes files would, and wait until both balancers have it.
+
+    `edit` changes its spec in place.
+    """
+    before = [_version(premises, host, name) for host in BALANCERS]
     for host in premises.options.node_names:
         for file in sorted(manifests(premises, host).glob("*.yaml")):
             documents = list(yaml.safe_load_all(file.read_text()))
@@ -85,6 +100,18 @@ def change(premises: Premises, name: str, edit: Any) -> None:
                 edit(each["spec"])
             if found:
                 _write(file, *documents)
+    for host, version in zip(BALANCERS, before, strict=True):
+        premises.wait(f"the change of {name} on {host}", partial(_newer, premises, host, name, version), 60)
+
+
+def _version(premises: Premises, host: str, name: str) -> int:
+    return int(statuses(premises, host)[name]["observedGeneration"])
+
+
+def _newer(premises: Premises, host: str, name: str, version: int) -> int | None:
+    """Return the version in the kernel if it is newer than that one."""
+    is_done = statuses(premises, host)[name]["nodesProgrammed"] == "1/1"
+    return found if is_done and (found := _version(premises, host, name)) > version else None
 
 
 def statuses(premises: Premises, name: str) -> dict[str, Any]:
@@ -94,7 +121,7 @@ def statuses(premises: Premises, name: str) -> dict[str, Any]:
 
 
 def in_force(premises: Premises, name: str) -> bool:
-    """Tell whether a machine's LoadBalancers are all Accepted and Ready, and every backend is found alive."""
+    """Return True; raises ApiError while one of a machine's LoadBalancers is not Accepted and Ready."""
     found = statuses(premises, name)
     wanted = {each["metadata"]["name"] for file in EXAMPLES.glob("*.yaml") for each in yaml.safe_load_all(file.read_text())}
     for one in wanted:

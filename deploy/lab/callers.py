@@ -1,8 +1,8 @@
 """A client's part: open connections to an address, ask on each, and hold some open to see whether they survive.
 
 Run as `python -m tidegate.lab.callers`, and talk to it in lines: `http ADDRESS PORT COUNT`, `udp ADDRESS PORT COUNT`,
-`hold ADDRESS PORT COUNT`, `ask` (every held connection). Each line is answered by one line of JSON: the answers' last words
-and how often each came; what failed counts under its error.
+`hold ADDRESS PORT COUNT`, `ask` (every held connection), `close NAME` (those on which NAME answered last). Each line is
+answered by one line of JSON: the answers' last words and how often each came; what failed counts under its error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,21 @@ PATIENCE_S = 10.0
 
 _AT_ONCE = 50
 
-Held = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+class Held:
+    """An open connection, and who answered on it last."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.last = ""
+
+    async def hear(self) -> str:
+        """Return the last word of the next line; raises ConnectionResetError at the end."""
+        answer = await self.reader.readline()
+        if not answer:
+            raise ConnectionResetError
+        self.last = answer.decode().split()[-1]
+        return self.last
 
 
 async def http(address: str, port: int) -> str:
@@ -45,13 +59,9 @@ async def udp(address: str, port: int) -> str:
 
 async def ask(held: Held) -> str:
     """Ask once more on an open connection."""
-    reader, writer = held
-    writer.write(b"\n")
-    await writer.drain()
-    answer = await reader.readline()
-    if not answer:
-        raise ConnectionResetError
-    return answer.decode().split()[-1]
+    held.writer.write(b"\n")
+    await held.writer.drain()
+    return await held.hear()
 
 
 async def tally(work: Iterable[Awaitable[str]]) -> dict[str, int]:
@@ -80,11 +90,16 @@ async def converse() -> None:
                 told = await tally(udp(address, int(port)) for _ in range(int(count)))
             case ["hold", address, port, count]:
                 for _ in range(int(count)):
-                    held.append(await asyncio.wait_for(asyncio.open_connection(address, int(port)), PATIENCE_S))
-                    await held[-1][0].readline()
+                    held.append(Held(*await asyncio.wait_for(asyncio.open_connection(address, int(port)), PATIENCE_S)))
+                    await held[-1].hear()
                 told = {"held": len(held)}
             case ["ask"]:
                 told = await tally(ask(each) for each in held)
+            case ["close", name]:
+                for each in [each for each in held if each.last == name]:
+                    each.writer.close()
+                    held.remove(each)
+                told = {"held": len(held)}
             case _:
                 told = {"not understood": 1}
         print(json.dumps(told), flush=True)
