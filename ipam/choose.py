@@ -8,11 +8,7 @@ from dataclasses import dataclass, field
 from tidegate.crds import cidr
 from tidegate.crds.ipam import Provider
 from tidegate.ipam.cloud import Kind, Subnet
-
-VERSION = {Kind.ADDRESS_4: 4, Kind.PREFIX_4: 4, Kind.ADDRESS_6: 6, Kind.PREFIX_6: 6}
-"""The IP version of each kind of item."""
-
-PREFIXES = frozenset((Kind.PREFIX_4, Kind.PREFIX_6))
+from tidegate.ipam.clouds.kinds import FAMILY_4, PREFIXES
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class Room:
             return False
         if kind in PREFIXES and now < view.fragmented_until:
             return False
-        if VERSION[kind] == 6:
+        if kind not in FAMILY_4:
             return any(":" in each for each in view.subnet.cidrs)
         if kind is Kind.PREFIX_4:
             return self.free(subnet) >= 1 << (32 - length) and 0 <= view.whole <= length

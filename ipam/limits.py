@@ -52,20 +52,10 @@ _ALIBABA = {
     "ecs.c7.xlarge": (4, 15, 15),
     "ecs.c7.2xlarge": (4, 15, 15),
 }
-_AZURE = [
-    "Standard_B2s",
-    "Standard_B4ms",
-    "Standard_D2s_v3",
-    "Standard_D4s_v3",
-    "Standard_D8s_v3",
-    "Standard_D2s_v5",
-    "Standard_D4s_v5",
-    "Standard_D8s_v5",
-    "Standard_DS2_v2",
-    "Standard_DS3_v2",
-    "Standard_E4s_v5",
-    "Standard_F8s_v2",
-]
+_AZURE = (
+    *("Standard_B2s", "Standard_B4ms", "Standard_D2s_v3", "Standard_D4s_v3", "Standard_D8s_v3", "Standard_D2s_v5"),
+    *("Standard_D4s_v5", "Standard_D8s_v5", "Standard_DS2_v2", "Standard_DS3_v2", "Standard_E4s_v5", "Standard_F8s_v2"),
+)
 
 TYPES: Mapping[Provider, Mapping[str, InstanceType]] = {
     # Only instances on Nitro have prefixes; t3 and newer are.
@@ -76,29 +66,27 @@ TYPES: Mapping[Provider, Mapping[str, InstanceType]] = {
 }
 """Limits of common types, for when the provider's API cannot be asked."""
 
-_MINUTE = 60.0
 
-
-def _a_minute(count: int) -> Rate:
-    # The provider counts requests of a minute; a tenth of them at once leaves room for others at any moment.
-    return Rate(count / _MINUTE, max(count // 10, 1))
+def _in(seconds: int, count: int) -> Rate:
+    # The largest bucket that never lets more than `count` through within so many seconds, wherever the provider's windows begin.
+    return Rate(count / 2 / seconds, count // 2)
 
 
 RATES: Mapping[Provider, Mapping[str, Rate]] = {
     # Requests a minute for each API of Alibaba ECS.
     "alibaba": {
-        "describe": _a_minute(800),
-        "create": _a_minute(500),
-        "attach": _a_minute(500),
-        "assign": _a_minute(400),
-        "unassign": _a_minute(400),
-        "detach": _a_minute(400),
-        "delete": _a_minute(500),
+        "describe": _in(60, 800),
+        "create": _in(60, 500),
+        "attach": _in(60, 500),
+        "assign": _in(60, 400),
+        "unassign": _in(60, 400),
+        "detach": _in(60, 400),
+        "delete": _in(60, 500),
     },
     # docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html: each action has a bucket, sized by its category.
     "aws": {"describe": Rate(20.0, 100), **{verb.value: Rate(5.0, 50) for verb in Verb if verb is not Verb.DESCRIBE}},
     # Microsoft.Network: 10,000 reads and 1,000 writes in five minutes, a subscription and region.
-    "azure": {"read": Rate(10_000 / 300, 250), "write": Rate(1_000 / 300, 100)},
+    "azure": {"read": _in(300, 10_000), "write": _in(300, 1_000)},
 }
 """The documented rate of each class of requests, for an account and region."""
 
