@@ -1,4 +1,4 @@
-"""What must be put in order before more is asked for: calls whose outcome is unknown, interfaces half-way, machines that ended."""
+"""What is put in order before more is asked for: calls of unknown outcome, interfaces half-way, machines that ended. Pure."""
 
 from __future__ import annotations
 

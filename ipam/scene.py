@@ -24,7 +24,8 @@ class NodeView:
 
     `instance` is its machine by the provider's name, empty while unknown; `machine` what the cloud says of it. `foreign` counts
     interfaces on it that are not ours. `wanted`: there is such a node and the pool selects it. `ended`: the cloud said twice
-    that the machine of the ledger is gone. `seen` holds its interfaces as last looked at.
+    that the machine of the ledger is gone; `confirmed` is when it last said that it is there, and
+    `missed` when it first said that it is not. `seen` holds its interfaces as last looked at.
 
     Times in seconds: nothing is done before `not_before`; no interface is added before `full_until`; `crowded` says until when an
     interface is given no more, `refused` when the agent may be asked for an item again; `idle_since` is when the node began
@@ -39,6 +40,8 @@ class NodeView:
     receipt: CloudReceipt = field(default_factory=CloudReceipt)
     wanted: bool = True
     ended: bool = False
+    confirmed: float = float("-inf")
+    missed: float = 0.0
     foreign: int = 1
     seen: Mapping[str, Interface] = field(default_factory=dict)
     not_before: float = 0.0
