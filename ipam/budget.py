@@ -155,6 +155,10 @@ class Budget:
             bucket.cut_at, bucket.throttled = now, True
             bucket.penalty = max(bucket.penalty * 0.7, 0.1)
 
+    def rate(self, verb: Verb) -> float:
+        """Return our part of the rate that a kind of request has, in requests a second."""
+        return self._buckets[rate_class(self._provider, verb)].per_s if self._buckets else 0.0
+
     def report(self, fine: bool) -> None:
         """Hear how a request went, as far as it tells how the cloud is."""
         self._fade()

@@ -32,7 +32,8 @@ class Memory:
     it ended. `looked`: when the last look began that
     shows all of that. `given` and `forgotten`: items and interfaces given up, and when, which stale looks may still
     show. `lacking`: items and interfaces of the ledger that looks do not show, and since when. `gone`: when the cloud first
-    said by name that an interface does not exist.
+    said by name that an interface does not exist. `doubted`: when a look shall begin, because a call may have taken effect that no
+    ledger tells of.
     """
 
     began: float
@@ -42,6 +43,7 @@ class Memory:
     forgotten: Mapping[str, float] = field(default_factory=dict)
     lacking: Mapping[str, float] = field(default_factory=dict)
     gone: Mapping[str, float] = field(default_factory=dict)
+    doubted: float = float("-inf")
 
 
 def new_token(cluster: str, node: str, instance: str, number: int, begun: int) -> str:

@@ -140,6 +140,9 @@ def fail(
     wait = max(error.retry_s, _BACKOFF_S.get(error.trouble, 0.0))
     view = replace(view, memory=memory, not_before=now + wait)
     over = not error.done
+    if error.done:
+        view = replace(view, memory=replace(memory, doubted=now + book.SETTLE_S))
+        memory = view.memory
     ledger: Callable[[NodeCloud], NodeCloud] = _same
     if repeat and intent.verb == "create":
         over = over and view.memory.looked >= intent.begun + book.SETTLE_S

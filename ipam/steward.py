@@ -88,7 +88,9 @@ class Steward:
             view = self.nodes.get(name)
             if view is None:
                 now = self.clock()
-                view = NodeView(name, ledgers[name], Memory(began=now, changed=now))
+                # What somebody before did last may show late.
+                doubted = now + book.SETTLE_S if ledgers[name].instance else float("-inf")
+                view = NodeView(name, ledgers[name], Memory(began=now, changed=now, doubted=doubted))
                 self._locks[name] = asyncio.Lock()
                 self._name_items(name, NodeCloud(pool=""), view.ledger)
             after = self._hear(view, fact)
@@ -129,7 +131,9 @@ class Steward:
                         self._dispatch(tasks)
                     self._survey.begin(tasks)
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._wake.wait(), min(self._survey.patience(), TICK_S))
+                        # Not wait_for, which before Python 3.12 loses a cancellation that comes with the event.
+                        async with asyncio.timeout(min(self._survey.patience(), TICK_S)):
+                            await self._wake.wait()
                         # What comes together is looked at together.
                         await asyncio.sleep(GATHER_S)
         finally:
@@ -309,6 +313,10 @@ class Steward:
     def spent(self, verb: Verb) -> int:
         """Return how many requests of a kind were let through."""
         return self._budget.spent[verb]
+
+    def rate(self, verb: Verb) -> float:
+        """Return how many requests of a kind a second are ours."""
+        return self._budget.rate(verb)
 
     async def ask(self, request: Awaitable[object]) -> bool:
         """Await a describe of the survey; tells whether it went well, and remembers how it did not."""

@@ -21,7 +21,7 @@ LOOK_S, LOOK_MOST_S = 2.0, 15.0
 """How long, in seconds, after a change it is looked for, and at the longest between two looks while one is awaited."""
 
 LOOK_PART = 0.1
-"""What part of the calls may be looks while much changes."""
+"""What part of the calls may be looks while much changes; while little does, half this part of the rate that describes have."""
 
 AUDIT_S, SUBNETS_S, CHECK_S = 600.0, 60.0, 15.0
 """How often, in seconds, everything is looked at; subnets while addresses are taken; machines whose end is awaited."""
@@ -37,9 +37,10 @@ class Survey:
         self._running = False
         self._not_before = _NEVER
         self._subnets_at = self._groups_at = self._interfaces_at = self._machines_at = self._checked_at = _NEVER
-        self._expected_at = float("inf")
+        self._expected_at = _NEVER
         self._interval = LOOK_S
         self._changes = 0
+        self._moved_at = steward.clock()
         self._asked_types: set[str] = set()
         self._doubted: set[str] = set()
         self._taken = True
@@ -65,8 +66,7 @@ class Survey:
     def patience(self) -> float:
         """Return how long, in seconds, nothing will be due for sure."""
         now = self._steward.clock()
-        due = min(max(self._expected_at, self._interfaces_at + self._interval), self._checked_at + CHECK_S)
-        return max(due - now, self._not_before - now, 0.2)
+        return max(self._expected_at - now, self._interfaces_at + self._interval - now, self._not_before - now, 0.2)
 
     def _due(self, now: float) -> bool:
         return bool(
@@ -115,7 +115,13 @@ class Survey:
             return False
         if now >= self._interfaces_at + AUDIT_S:
             return True
-        return now >= max(self._expected_at, self._interfaces_at + self._interval) and bool(self._pending())
+        if now < max(self._expected_at, self._interfaces_at + self._interval):
+            return False
+        if self._pending():
+            return True
+        doubted = [view.memory.doubted for view in self._steward.nodes.values() if view.memory.looked < view.memory.doubted]
+        self._expected_at = min(doubted, default=float("inf"))
+        return False
 
     def _pending(self) -> Sequence[NodeView]:
         """Return the nodes about which only the cloud can tell what comes next."""
@@ -125,6 +131,7 @@ class Survey:
             for view in self._steward.nodes.values()
             if any(each.state not in ("InUse", "Available") for each in view.ledger.interfaces)
             or view.memory.gone
+            or view.memory.looked < view.memory.doubted <= self._steward.clock()
             or view.memory.lacking
             or (view.ledger.intents and view.name not in self._steward.flying)
             or (not creates and view.ledger.instance and not view.ledger.interfaces and view.wanted)
@@ -210,16 +217,17 @@ class Survey:
         found = await steward.cloud.interfaces(instances, purpose)
         changes = await self._tell(covered, found, began)
         cost = max(steward.spent(Verb.DESCRIBE) - before, 1)
-        rate = self._changes / max(began - self._interfaces_at, LOOK_S)
-        affordable = cost / (LOOK_PART * rate) if rate else LOOK_MOST_S
-        self._interval = min(max(LOOK_S, affordable if self._changes else self._interval * 2), LOOK_MOST_S)
-        if changes:
-            self._interval = min(self._interval, max(LOOK_S, affordable))
+        if changes or self._changes:
+            self._moved_at = began
+        calls_per_s = self._changes / max(began - self._interfaces_at, LOOK_S)
+        looks_per_s = LOOK_PART * max(calls_per_s, steward.rate(Verb.DESCRIBE) / 2, 0.1)
+        # What has not come for a minute is asked for less and less often.
+        quiet = min((began - self._moved_at) / 4, AUDIT_S)
+        self._interval = max(LOOK_S, min(cost / looks_per_s, LOOK_MOST_S), quiet if quiet > LOOK_MOST_S else 0.0)
         self._interfaces_at, self._changes = began, 0
         if creates:
             self._measure(found)
-        if self._pending():
-            self._expected_at = min(self._expected_at, began + LOOK_S)
+        self._expected_at = min(self._expected_at, began + LOOK_S)
 
     async def _tell(self, covered: Mapping[str, NodeView], found: Sequence[Interface], began: float) -> int:
         """Let every node covered learn what was seen; returns how many ledgers changed by that."""

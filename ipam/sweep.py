@@ -1,7 +1,7 @@
 """Proves that nothing of ours is lost in the cloud: interfaces with the cluster's tag that no ledger and no intent names. Pure.
 
-It must find nothing. What it finds nevertheless, attached to nothing and for long enough, may be deleted: no ledger can come to name
-it any more, and to delete it twice is no error, so that this one call needs no intent. What is attached is only told about.
+It must find nothing. What it finds nevertheless, attached to nothing and for long enough, may be deleted: no ledger can come to
+name it any more, and to delete it twice is no error, so that this one call needs no intent. What is attached is only told of.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GRACE_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What one look found: `since` when each interface without a ledger is known, `lost` those to delete, `odd` those attached."""
+    """What a look found: `since` when each interface without a ledger is known, `lost` those to delete, `odd` those attached."""
 
     since: Mapping[str, float]
     lost: Sequence[Interface]

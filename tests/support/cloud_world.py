@@ -13,7 +13,7 @@ from tidegate.crds.ipam import CloudChoice, CloudPool, Provider
 from tidegate.crds.node_state import CloudReceipt, NodeCloud
 from tidegate.ipam.budget import Budget, OwnStore
 from tidegate.ipam.ledger import CLUSTER_TAG, items
-from tidegate.ipam.steward import NodeFacts, Steward
+from tidegate.ipam.steward import NodeFacts, Steward, Stopped
 from tidegate.ipam.sweep import GRACE_S, sweep
 from tidegate.lab.clouds.direct import DirectCloud
 from tidegate.lab.clouds.gate import Call
@@ -32,6 +32,12 @@ class Killed(BaseException):
 
 class Conflict(Exception):
     """Somebody else wrote the ledger."""
+
+
+def shifted(cidr: str, number: int) -> str:
+    """Return the range of the subnet of a number: far enough from the first one's."""
+    first = ip_network(cidr)
+    return f"{first.network_address + (number << (64 if first.version == 6 else 16))}/{first.prefixlen}"
 
 
 def network(provider: Provider, number: int) -> str:
@@ -147,20 +153,7 @@ class World:
         self.cloud = VirtualCloud(self.rules, clock, pick)
         self.cloud.add_types(TYPES[provider])
         for number, id in enumerate(ids):
-            own = [
-                str(
-                    ip_network(
-                        (
-                            int(ip_network(each).network_address) + (number << 32 if ":" in each else number << 16),
-                            ip_network(each).prefixlen,
-                        )
-                    )
-                )
-                if ":" not in each
-                else each.replace("db8::", f"db8:0:{number}::")
-                for each in cidrs
-            ]
-            self.cloud.add_subnet(id, "vpc", "a", own, {"role": "pods"})
+            self.cloud.add_subnet(id, "vpc", "a", [shifted(each, number) for each in cidrs], {"role": "pods"})
         self.cloud.add_group("sg", "vpc")
         self.home = ids[0]
         self.agents: dict[str, Agent] = {}
@@ -237,7 +230,7 @@ class World:
 
     async def _news(self, steward: Steward) -> None:
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1.0)
             self.tell()
 
     def tell(self) -> None:
@@ -320,12 +313,15 @@ class World:
             assert not last.odd
 
     def idle(self) -> bool:
-        """Tell whether nothing is under way: no intents, nothing half-way, nobody waits, nobody is leaving."""
+        """Tell whether nothing is under way: no intent, nothing half-way or in doubt, nobody waits or is leaving."""
         steady = all(
             not ledger.intents and not ledger.releasing and all(each.state == "InUse" for each in ledger.interfaces)
             for ledger in self.ledgers.values()
         )
-        return steady and not self.leaving and not any(agent.waits for agent in self.agents.values())
+        if self.dead or self.steward is None:
+            return False
+        sure = all(view.memory.looked >= view.memory.doubted for view in self.steward.nodes.values())
+        return steady and sure and not self.leaving and not any(agent.waits for agent in self.agents.values())
 
     async def until(self, holds: Callable[[], bool], most_s: float = 3600.0) -> None:
         """Wait until something holds, replacing the steward whenever it was killed."""
@@ -347,14 +343,18 @@ class World:
     def state(self) -> str:
         """Return what is, for a person who reads a failure."""
         assert self.steward is not None
-        lines = [f"{name}: {self.steward.why(name)!r} {self.ledgers[name]} {self.agents[name].receipt() if name in self.agents else 'gone'}"
-                 for name in self.ledgers if name in self.steward.nodes]  # fmt: skip
+        lines = []
+        for name in self.ledgers.keys() & self.steward.nodes.keys():
+            receipt = self.agents[name].receipt() if name in self.agents else "gone"
+            lines.append(f"{name}: {self.steward.why(name)!r} {self.ledgers[name]} {receipt}")
         return "\n".join(lines)
 
 
 def _only_kills(error: BaseException) -> bool:
+    """Tell whether somebody was killed, and others only stopped for that."""
     if isinstance(error, BaseExceptionGroup):
-        return all(_only_kills(each) for each in error.exceptions)
+        leaves = [_only_kills(each) for each in error.exceptions if not isinstance(each, Stopped)]
+        return bool(leaves) and all(leaves)
     return isinstance(error, Killed)
 
 
