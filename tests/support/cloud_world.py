@@ -47,7 +47,7 @@ def network(provider: Provider, number: int) -> str:
 
 @dataclass
 class Agent:
-    """A node's agent, as far as addresses matter: it gives them to pods, and gives up only what no pod has or had a moment ago."""
+    """A node's agent, as far as addresses matter: it gives them to pods, and gives up only what none has or had a moment ago."""
 
     name: str
     instance: str
@@ -122,11 +122,11 @@ class Agent:
 
 
 def addresses(item: str) -> list[str]:
-    """Return the addresses of an item, at most sixteen."""
+    """Return the addresses of an item; of an IPv6 prefix as many as any test needs."""
     if "/" not in item:
         return [item]
     first = ip_network(item).network_address
-    return [str(first + number) for number in range(16)]
+    return [str(first + number) for number in range(16 if first.version == 4 else 64)]
 
 
 class World:
@@ -142,6 +142,8 @@ class World:
         type: str = "",
         subnets: int = 1,
         pick: Callable[[int], int] | None = None,
+        cluster: str = "c",
+        beside: World | None = None,
     ) -> None:
         self.provider: Provider = provider
         self.clock = clock
@@ -150,19 +152,27 @@ class World:
         ids = tuple(network(provider, number) for number in range(subnets))
         chosen = CloudChoice() if provider == "azure" else CloudChoice(ids=ids)
         self.pool = pool or CloudPool(provider=provider, subnets=chosen)
+        self.cluster = cluster
+        self.home = ids[0]
+        self._begin()
+        if beside:
+            # Another cluster in the same account, network and budget.
+            self.cloud, self._store = beside.cloud, beside._store
+            return
         self.cloud = VirtualCloud(self.rules, clock, pick)
         self.cloud.add_types(TYPES[provider])
         for number, id in enumerate(ids):
             self.cloud.add_subnet(id, "vpc", "a", [shifted(each, number) for each in cidrs], {"role": "pods"})
         self.cloud.add_group("sg", "vpc")
-        self.home = ids[0]
+        self.cloud.gate.witness = self._witness
+
+    def _begin(self) -> None:
         self.agents: dict[str, Agent] = {}
         self.leaving: set[str] = set()
         self.ledgers: dict[str, NodeCloud] = {}
         self.writes = 0
         self.refused_calls = 0
         self.at: Callable[[Stage, str], None] = lambda stage, what: None
-        self.cloud.gate.witness = self._witness
         self.steward: Steward | None = None
         self.budget: Budget | None = None
         self._work: asyncio.Task[None] | None = None
@@ -177,7 +187,7 @@ class World:
     def launch(self, name: str, pods: int = 0) -> None:
         """Add a node on a machine of its own."""
         self._terms += 1
-        instance = f"i-{name}-{self._terms}"
+        instance = f"i-{self.cluster}-{name}-{self._terms}"
         self.cloud.launch(instance, self.type, self.home, ["sg"])
         self.agents[name] = Agent(name, instance, self.clock, self.pool.versions, self.pool.cooldownSeconds)
         if name in self.ledgers:
@@ -216,9 +226,9 @@ class World:
                 await asyncio.sleep(0.01)
 
         self._terms_alive = term
-        self.budget = Budget(self.provider, f"holder-{term}", self._store, self.clock)
-        cloud = DirectCloud(self.cloud, {CLUSTER_TAG: "c"}, self.budget)
-        self.steward = Steward("c", self.pool, cloud, Ledgers(), self.budget, self.clock)
+        self.budget = Budget(self.provider, f"{self.cluster}-{term}", self._store, self.clock)
+        cloud = DirectCloud(self.cloud, {CLUSTER_TAG: self.cluster}, self.budget)
+        self.steward = Steward(self.cluster, self.pool, cloud, Ledgers(), self.budget, self.clock)
         self.tell()
         self._work = asyncio.ensure_future(self._run(self.steward, self.budget))
 
@@ -305,10 +315,10 @@ class World:
         assert there == {id: here for id, here in held.items() if here or id in there}
         if self.rules.abilities.creates_interfaces:
             assert there.keys() == held.keys()
-            found = DirectCloud(self.cloud, {CLUSTER_TAG: "c"}, _NoPace())
+            found = DirectCloud(self.cloud, {CLUSTER_TAG: self.cluster}, _NoPace())
             shown = [_interface(nic, found) for nic in self.cloud.nics.values() if not nic.native]
-            first = sweep("c", shown, self.ledgers.values(), {}, self.clock())
-            last = sweep("c", shown, self.ledgers.values(), first.since, self.clock() + GRACE_S)
+            first = sweep(self.cluster, shown, self.ledgers.values(), {}, self.clock())
+            last = sweep(self.cluster, shown, self.ledgers.values(), first.since, self.clock() + GRACE_S)
             assert not last.lost
             assert not last.odd
 
