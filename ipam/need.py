@@ -29,27 +29,32 @@ class Stock:
 def lacking(stock: Stock, pool: CloudPool) -> int:
     """Return how many addresses the watermarks call for, 0 when they are met.
 
+    With surge, pods that wait count as if they had their addresses: one allocation brings those, and the warm ones too, which
+    would be called for a moment later. A pod that waits for another reason does so once, and not for ever.
+
     >>> lacking(Stock(allotted=8, used=3), CloudPool(provider="aws"))
     3
+    >>> lacking(Stock(allotted=0, used=0, waiting=30), CloudPool(provider="aws"))
+    38
     """
-    found = max(pool.preAllocate - stock.free, pool.minAllocate - stock.allotted, 0)
+    found = max(_kept(stock, pool) - stock.allotted, 0)
     return min(found, room(stock, pool))
+
+
+def _kept(stock: Stock, pool: CloudPool) -> int:
+    """How many addresses the node shall have at least."""
+    claimed = stock.used + (stock.waiting if pool.surge else 0)
+    return max(claimed + pool.preAllocate, pool.minAllocate)
 
 
 def wanted(stock: Stock, pool: CloudPool) -> int:
     """Return how many addresses one allocation shall bring, 0 when none is called for.
 
-    Pods that wait are counted once: those that free addresses will serve are no surge. So a pod that waits for another reason
-    does not make a node take addresses for ever.
-
     >>> wanted(Stock(allotted=0, used=0, waiting=30), CloudPool(provider="aws", maxAboveWatermark=2))
-    32
+    40
     """
     called = lacking(stock, pool)
-    surge = max(stock.waiting - stock.free - called, 0) if pool.surge else 0
-    if not called and not surge:
-        return 0
-    return min(called + surge + pool.maxAboveWatermark, room(stock, pool))
+    return min(called + pool.maxAboveWatermark, room(stock, pool)) if called else 0
 
 
 def room(stock: Stock, pool: CloudPool) -> int:
@@ -65,7 +70,7 @@ def excess(stock: Stock, pool: CloudPool) -> int:
     >>> excess(Stock(allotted=20, used=3), CloudPool(provider="aws")), excess(Stock(8, 0), CloudPool(provider="aws"))
     (9, 0)
     """
-    kept = max(stock.used + max(pool.preAllocate, stock.waiting), pool.minAllocate) + pool.maxAboveWatermark
+    kept = _kept(stock, pool) + pool.maxAboveWatermark
     if pool.maxAllocate:
         kept = min(kept, max(pool.maxAllocate, stock.used))
     return max(stock.allotted - kept, 0)

@@ -88,7 +88,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One node in its surroundings, while its action is decided."""
+    """One node in its surroundings, while its action is decided; `stocks` are computed once."""
 
     view: NodeView
     picture: Picture
@@ -96,6 +96,7 @@ class Scene:
     health: Health
     room: Room
     now: float
+    stocks: dict[int, Stock] = field(default_factory=dict)
 
     def call(self, purpose: Purpose, intent: Intent, ledger: NodeCloud | None = None) -> Action:
         """Return an action that makes a call, with its intent and token filled in."""
@@ -121,9 +122,11 @@ class Scene:
 
     def stock(self, version: int) -> Stock:
         """Return what the node has of an IP version."""
-        receipt = self.view.receipt
-        used = receipt.used4 if version == 4 else receipt.used6
-        return Stock(book.summary(self.view.ledger, version), used, receipt.waiting)
+        if version not in self.stocks:
+            receipt = self.view.receipt
+            used = receipt.used4 if version == 4 else receipt.used6
+            self.stocks[version] = Stock(book.summary(self.view.ledger, version), used, receipt.waiting)
+        return self.stocks[version]
 
     def short(self) -> bool:
         """Tell whether a pod waits for an address that is not there."""

@@ -25,8 +25,8 @@ from tidegate.ipam.release import is_idle
 from tidegate.ipam.scene import Action, NodeView, Picture, Scene
 from tidegate.ipam.survey import Survey
 
-TICK_S = 5.0
-"""How often, in seconds, all nodes are looked over, for what only time changes."""
+TICK_S, ROUND_S = 5.0, 60.0
+"""How often, in seconds, nodes that time alone may change are looked over, and all of them."""
 
 GATHER_S = 0.05
 """For how long, in seconds, news is gathered before it is looked at."""
@@ -69,6 +69,7 @@ class Steward:
         self.problem = ""
         self._ledgers, self._budget = ledgers, budget
         self._survey = Survey(self)
+        self._facts: dict[str, NodeFacts] = {}
         self._owner: dict[str, str] = {}
         self._queued: dict[str, tuple[Action, asyncio.Task[None]]] = {}
         self.flying: dict[str, asyncio.Task[None]] = {}
@@ -86,6 +87,9 @@ class Steward:
             self._dirty |= self.nodes.keys()
         for name, fact in facts.items():
             view = self.nodes.get(name)
+            if view is not None and self._facts.get(name) == fact:
+                continue
+            self._facts[name] = fact
             if view is None:
                 now = self.clock()
                 # What somebody before did last may show late.
@@ -100,6 +104,7 @@ class Steward:
         for name in self.nodes.keys() - facts.keys() - self.flying.keys():
             self._name_items(name, self.nodes.pop(name).ledger, NodeCloud(pool=""))
             self.troubles.pop(name, None)
+            self._facts.pop(name, None)
             self._dirty.add(name)
         if self._dirty:
             self._wake.set()
@@ -119,15 +124,19 @@ class Steward:
 
     async def run(self) -> None:
         """Work until cancelled. Raises what a ledger's write raised."""
-        ticked = self.clock()
+        ticked = rounded = self.clock()
         try:
             async with asyncio.TaskGroup() as tasks:
                 while True:
-                    if self.clock() >= ticked + TICK_S:
-                        ticked = self.clock()
+                    now = self.clock()
+                    if now >= rounded + ROUND_S:
+                        ticked = rounded = now
                         self._dirty |= self.nodes.keys()
+                    elif now >= ticked + TICK_S:
+                        ticked = now
+                        self._dirty |= {name for name, view in self.nodes.items() if _is_restless(view)}
                     self._wake.clear()
-                    if self.clock() >= self._paused_until:
+                    if now >= self._paused_until:
                         self._dispatch(tasks)
                     self._survey.begin(tasks)
                     with suppress(TimeoutError):
@@ -334,6 +343,18 @@ class Steward:
         """Return for whom the cloud is looked at now."""
         waits = any(self._scene(view, self.clock()).short() for view in self.nodes.values())
         return Purpose.WAITING_POD if waits else Purpose.LOOKING
+
+
+def _is_restless(view: NodeView) -> bool:
+    """Tell whether time alone may call for something to be done for a node."""
+    return bool(
+        view.idle_since < float("inf")
+        or view.receipt.waiting
+        or view.machine is None
+        or view.ledger.intents
+        or view.ledger.releasing
+        or any(each.state != "InUse" for each in view.ledger.interfaces)
+    )
 
 
 def _alike(one: Action, other: Action) -> bool:

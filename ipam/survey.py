@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,9 @@ LOOK_S, LOOK_MOST_S = 2.0, 15.0
 LOOK_PART = 0.1
 """What part of the calls may be looks while much changes; while little does, half this part of the rate that describes have."""
 
+AUDIT_PART = 0.02
+"""What part of the describes' rate audits may take; where they take more, they are rarer."""
+
 AUDIT_S, SUBNETS_S, CHECK_S = 600.0, 60.0, 15.0
 """How often, in seconds, everything is looked at; subnets while addresses are taken; machines whose end is awaited."""
 
@@ -36,9 +39,11 @@ class Survey:
         self._steward = steward
         self._running = False
         self._not_before = _NEVER
-        self._subnets_at = self._groups_at = self._interfaces_at = self._machines_at = self._checked_at = _NEVER
+        self._subnets_at = self._groups_at = self._interfaces_at = self._audited_at = self._machines_at = self._checked_at = (
+            _NEVER
+        )
         self._expected_at = _NEVER
-        self._interval = LOOK_S
+        self._interval, self._audit_s = LOOK_S, AUDIT_S
         self._changes = 0
         self._moved_at = steward.clock()
         self._asked_types: set[str] = set()
@@ -113,7 +118,7 @@ class Survey:
     def _due_interfaces(self, now: float) -> bool:
         if not self._steward.nodes:
             return False
-        if now >= self._interfaces_at + AUDIT_S:
+        if now >= self._audited_at + self._audit_s:
             return True
         if now < max(self._expected_at, self._interfaces_at + self._interval):
             return False
@@ -207,16 +212,23 @@ class Survey:
 
     async def _see_interfaces(self, purpose: Purpose) -> None:
         steward = self._steward
-        creates = steward.picture.abilities.creates_interfaces
         began = steward.clock()
-        whole = creates or began >= self._interfaces_at + AUDIT_S
-        covered = {view.name: view for view in (steward.nodes.values() if whole else self._pending())}
-        self._expected_at = float("inf")
+        whole = began >= self._audited_at + self._audit_s
+        creates = steward.picture.abilities.creates_interfaces
+        covered = [view for view in (steward.nodes.values() if whole or creates else self._pending()) if view.ledger.instance]
+        self._expected_at = _NEVER
         before = steward.spent(Verb.DESCRIBE)
-        instances = [view.ledger.instance for view in covered.values() if view.ledger.instance]
-        found = await steward.cloud.interfaces(instances, purpose)
-        changes = await self._tell(covered, found, began)
+        if creates:
+            found = await steward.cloud.interfaces([view.ledger.instance for view in covered], purpose)
+            changes = await self._tell(steward.nodes.keys(), found, began)
+            self._measure(found)
+        else:
+            # They are asked for machine by machine, so none need wait for another.
+            changes = sum(await asyncio.gather(*(self._see_one(view, purpose) for view in covered)))
         cost = max(steward.spent(Verb.DESCRIBE) - before, 1)
+        if whole or creates:
+            self._audited_at = began
+            self._audit_s = max(AUDIT_S, cost / max(AUDIT_PART * steward.rate(Verb.DESCRIBE), 0.01))
         if changes or self._changes:
             self._moved_at = began
         calls_per_s = self._changes / max(began - self._interfaces_at, LOOK_S)
@@ -225,16 +237,19 @@ class Survey:
         quiet = min((began - self._moved_at) / 4, AUDIT_S)
         self._interval = max(LOOK_S, min(cost / looks_per_s, LOOK_MOST_S), quiet if quiet > LOOK_MOST_S else 0.0)
         self._interfaces_at, self._changes = began, 0
-        if creates:
-            self._measure(found)
-        self._expected_at = min(self._expected_at, began + LOOK_S)
+        self._expected_at = max(self._expected_at, began + LOOK_S)
 
-    async def _tell(self, covered: Mapping[str, NodeView], found: Sequence[Interface], began: float) -> int:
+    async def _see_one(self, view: NodeView, purpose: Purpose) -> int:
+        began = self._steward.clock()
+        found = await self._steward.cloud.interfaces([view.ledger.instance], purpose)
+        return await self._tell([view.name], found, began)
+
+    async def _tell(self, covered: Collection[str], found: Sequence[Interface], began: float) -> int:
         """Let every node covered learn what was seen; returns how many ledgers changed by that."""
         steward = self._steward
-        shown: dict[str, dict[str, Interface]] = {name: {} for name in covered}
-        by_id = {each.id: name for name in covered for each in steward.nodes[name].ledger.interfaces if name in steward.nodes}
-        by_instance = {steward.nodes[name].ledger.instance: name for name in covered if name in steward.nodes}
+        shown: dict[str, dict[str, Interface]] = {name: {} for name in covered if name in steward.nodes}
+        by_id = {each.id: name for name in shown for each in steward.nodes[name].ledger.interfaces}
+        by_instance = {steward.nodes[name].ledger.instance: name for name in shown}
         for each in found:
             for name in {by_id.get(each.id), by_instance.get(each.instance or "-"), each.tags.get(book.NODE_TAG)}:
                 if name in shown:

@@ -61,11 +61,13 @@ class Agent:
     ledger: NodeCloud = field(default_factory=lambda: NodeCloud(pool="p"))
     waits: dict[int, float] = field(default_factory=dict)
     waited: list[float] = field(default_factory=list)
+    said: NodeFacts | None = None
+    news: bool = True
     _number: int = 0
 
     def scale(self, pods: int) -> None:
         """Want so many pods; those that go leave their addresses to rest."""
-        self.wanted = pods
+        self.wanted, self.news = pods, True
         now = self.clock()
         for number in sorted(self.pods)[pods:] if len(self.pods) > pods else []:
             for address in self.pods.pop(number).values():
@@ -79,7 +81,7 @@ class Agent:
 
     def order(self, ledger: NodeCloud) -> None:
         """Hear of a ledger: block what is to be released and free, and nothing else."""
-        self.ledger = ledger
+        self.ledger, self.news = ledger, True
         busy = self.busy()
         self.blocked = frozenset(item for item in ledger.releasing if not busy.intersection(addresses(item)))
         self.serve()
@@ -100,8 +102,10 @@ class Agent:
 
     def serve(self) -> None:
         """Give waiting pods what is free."""
+        if not self.waits:
+            return
         busy = self.busy()
-        free = {v: [each for each in self.usable(v) if each not in busy] for v in self.versions if self.waits}
+        free = {v: [each for each in self.usable(v) if each not in busy] for v in self.versions}
         for number in list(self.waits):
             if not all(free[version] for version in self.versions):
                 break
@@ -167,6 +171,7 @@ class World:
         self.cloud.gate.witness = self._witness
 
     def _begin(self) -> None:
+        self.checks = True
         self.agents: dict[str, Agent] = {}
         self.leaving: set[str] = set()
         self.ledgers: dict[str, NodeCloud] = {}
@@ -180,7 +185,7 @@ class World:
         self._terms = 0
 
     def _witness(self, stage: Stage, call: Call) -> None:
-        if stage == "after":
+        if stage == "after" and self.checks:
             self.check_use()
         self.at(stage, call.action)
 
@@ -219,7 +224,8 @@ class World:
                 await asyncio.sleep(0.01)
                 world.ledgers[node] = ledger
                 world.writes += 1
-                world.check_owners()
+                if world.checks:
+                    world.check_owners()
                 if (agent := world.agents.get(node)) and ledger.instance in ("", agent.instance):
                     agent.order(ledger)
                 world.at("after", "write")
@@ -248,10 +254,12 @@ class World:
         assert self.steward is not None
         facts = {}
         for name, agent in self.agents.items():
-            agent.serve()
-            ours = self.ledgers[name].instance in ("", agent.instance)
-            receipt = agent.receipt() if ours else CloudReceipt(waiting=len(agent.waits))
-            facts[name] = NodeFacts(name, agent.instance, receipt)
+            if agent.news or agent.resting or agent.waits or agent.said is None:
+                agent.serve()
+                ours = self.ledgers[name].instance in ("", agent.instance)
+                receipt = agent.receipt() if ours else CloudReceipt(waiting=len(agent.waits))
+                agent.said, agent.news = NodeFacts(name, agent.instance, receipt), not ours
+            facts[name] = agent.said
         for name in list(self.leaving):
             ledger = self.ledgers[name]
             if ledger.interfaces or ledger.intents or ledger.instance:
