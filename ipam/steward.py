@@ -69,7 +69,7 @@ class Steward:
         self.problem = ""
         self._ledgers, self._budget = ledgers, budget
         self._survey = Survey(self)
-        self._facts: dict[str, NodeFacts] = {}
+        self.facts: dict[str, NodeFacts] = {}
         self._owner: dict[str, str] = {}
         self._queued: dict[str, tuple[Action, asyncio.Task[None]]] = {}
         self.flying: dict[str, asyncio.Task[None]] = {}
@@ -87,9 +87,9 @@ class Steward:
             self._dirty |= self.nodes.keys()
         for name, fact in facts.items():
             view = self.nodes.get(name)
-            if view is not None and self._facts.get(name) == fact:
+            if view is not None and self.facts.get(name) == fact:
                 continue
-            self._facts[name] = fact
+            self.facts[name] = fact
             if view is None:
                 now = self.clock()
                 # What somebody before did last may show late.
@@ -104,7 +104,7 @@ class Steward:
         for name in self.nodes.keys() - facts.keys() - self.flying.keys():
             self._name_items(name, self.nodes.pop(name).ledger, NodeCloud(pool=""))
             self.troubles.pop(name, None)
-            self._facts.pop(name, None)
+            self.facts.pop(name, None)
             self._dirty.add(name)
         if self._dirty:
             self._wake.set()

@@ -171,7 +171,7 @@ class World:
         self.cloud.gate.witness = self._witness
 
     def _begin(self) -> None:
-        self.checks = True
+        self.checks = self.patience = True
         self.agents: dict[str, Agent] = {}
         self.leaving: set[str] = set()
         self.ledgers: dict[str, NodeCloud] = {}
@@ -330,6 +330,20 @@ class World:
             assert not last.lost
             assert not last.odd
 
+    def edited(self) -> None:
+        """Let the steward hear that the pool is another one now."""
+        assert self.steward is not None
+        self.tell()
+        self.steward.update(self.steward.facts, self.ledgers, self.pool)
+
+    def calm(self) -> bool:
+        """Tell whether nothing is under way, except that pods may wait for what cannot be had."""
+        waits, self.patience = self.patience, False
+        try:
+            return self.idle()
+        finally:
+            self.patience = waits
+
     def idle(self) -> bool:
         """Tell whether nothing is under way: no intent, nothing half-way or in doubt, nobody waits or is leaving."""
         steady = all(
@@ -339,7 +353,7 @@ class World:
         if self.dead or self.steward is None:
             return False
         sure = all(view.memory.looked >= view.memory.doubted for view in self.steward.nodes.values())
-        return steady and sure and not self.leaving and not any(agent.waits for agent in self.agents.values())
+        return steady and sure and not self.leaving and not (self.patience and any(agent.waits for agent in self.agents.values()))
 
     async def until(self, holds: Callable[[], bool], most_s: float = 3600.0) -> None:
         """Wait until something holds, replacing the steward whenever it was killed."""
