@@ -16,6 +16,56 @@ class HeldAddress(Model):
     interface: str = ""
 
 
+class CloudInterface(Model):
+    """A cloud's network interface of this node. Pods may have its items only while `state` is `InUse`.
+
+    `cidrs` are its subnet's; `gateways` the subnet's routers, where the provider fixes them. `handed` says that the agent was
+    once told to hand its items out, from when on the agent's word is needed before any is taken away.
+    """
+
+    id: str
+    mac: str = ""
+    index: int = -1
+    subnet: str = ""
+    cidrs: Sequence[str] = ()
+    gateways: Sequence[str] = ()
+    addresses: Sequence[str] = ()
+    prefixes: Sequence[str] = ()
+    state: Literal["Creating", "Available", "Attaching", "InUse", "Detaching", "Missing"] = "Creating"
+    handed: bool = False
+
+
+class Intent(Model):
+    """A call that is going to be made: written before it, removed with its result; `begun` is Unix time in seconds."""
+
+    token: str
+    verb: Literal["create", "attach", "assign", "unassign", "detach", "delete"]
+    interface: str = ""
+    form: Literal["", "address4", "address6", "prefix4", "prefix6"] = ""
+    count: int = 0
+    items: Sequence[str] = ()
+    subnet: str = ""
+    groups: Sequence[str] = ()
+    index: int = -1
+    begun: int = 0
+
+
+class NodeCloud(Model):
+    """The ledger of what the node has in the cloud.
+
+    `counter` numbers the tokens of its calls. `releasing` are items that shall be given up, `round` counts the proposals: an
+    answer counts for the proposal whose number it bears.
+    """
+
+    pool: str
+    instance: str = ""
+    counter: int = 0
+    interfaces: Sequence[CloudInterface] = ()
+    intents: Sequence[Intent] = ()
+    releasing: Sequence[str] = ()
+    round: int = 0
+
+
 class NodeStateSpec(Model):
     """What concerns this node alone.
 
@@ -25,6 +75,7 @@ class NodeStateSpec(Model):
     podCIDRs: Sequence[str] = ()
     egressAddresses: Sequence[HeldAddress] = ()
     releasing: Sequence[str] = ()
+    cloud: NodeCloud | None = None
 
 
 class InterfaceFact(Model):
@@ -78,6 +129,21 @@ class CaptureReceipt(Model):
     message: str = ""
 
 
+class CloudReceipt(Model):
+    """What the node says of its cloud addresses, in numbers; `used4` and `used6` count what pods have and what cools down.
+
+    `waiting` counts pods that got no address. `surrendered` are items of proposal `round` that no pod gets any more, `refused`
+    those that a pod has or had a moment ago.
+    """
+
+    used4: int = 0
+    used6: int = 0
+    waiting: int = 0
+    round: int = 0
+    surrendered: Sequence[str] = ()
+    refused: Sequence[str] = ()
+
+
 class NodeStateStatus(Model):
     """The receipt. `observedShards` maps each ClusterState's name to the generation that is in the kernel."""
 
@@ -93,6 +159,7 @@ class NodeStateStatus(Model):
     captures: Sequence[CaptureReceipt] = ()
     failures: Sequence[Failure] = ()
     podAddresses: int = 0
+    cloud: CloudReceipt | None = None
 
 
 class NodeState(Model):

@@ -20,6 +20,7 @@ POLICY = {
     "gateways": [GATEWAY | {"egressIPs": ["192.0.2.1", "2001:db8::1"]}],
 }
 POOL = {"ranges": [{"cidr": "10.40.0.0/16", "nodeMaskSize": 24}, {"cidr": "fd40::/48", "nodeMaskSize": 64}]}
+CLOUD = {"provider": "aws", "subnets": {"tags": {"role": "pods"}}, "families": ["IPv4", "IPv6"], "addresses": "Prefix"}
 BALANCER = {
     "frontends": [{"address": "192.0.2.10", "port": 80}, {"address": "2001:db8::10", "port": 80, "protocol": "UDP"}],
     "backends": [{"address": "10.0.0.1", "port": 8080, "weight": 0}, {"address": "fd00::1", "port": 8080, "state": "draining"}],
@@ -63,6 +64,14 @@ BAD = [
     ("IPPool", {"ranges": [{"cidr": "10.40.0.0/16", "nodeMaskSize": 12}]}, "spec.ranges[0]", "nodeMaskSize must lie"),
     ("IPPool", {"ranges": [{"cidr": "10.40.0.0/16", "nodeMaskSize": 32}]}, "spec.ranges[0]", "nodeMaskSize must lie"),
     ("IPPool", {"ranges": [{"cidr": "fd40::/48", "nodeMaskSize": 96}]}, "spec.ranges[0]", "24 bits"),
+    ("IPPool", {}, "spec", "exactly one of ranges"),
+    ("IPPool", POOL | {"cloud": CLOUD}, "spec", "exactly one of ranges"),
+    ("IPPool", {"cloud": {"provider": "gcp"}}, "spec.cloud.provider", "alibaba"),
+    ("IPPool", {"cloud": CLOUD | {"subnets": {"ids": ["a"], "tags": {"b": "c"}}}}, "spec.cloud.subnets", "not both"),
+    ("IPPool", {"cloud": CLOUD | {"minAllocate": 9, "maxAllocate": 8}}, "spec.cloud", "less than minAllocate"),
+    ("IPPool", {"cloud": CLOUD | {"tags": {"aws:x": "y"}}}, "spec.cloud.tags", "reserved"),
+    ("IPPool", {"cloud": CLOUD | {"provider": "azure"}}, "spec.cloud", "leave them out"),
+    ("IPPool", {"cloud": CLOUD | {"budget": {"percent": 0}}}, "spec.cloud.budget.percent", "greater than or equal to 1"),
     ("ClusterNetwork", {"mtu": 600}, "spec.mtu", "1280"),
     ("ClusterNetwork", {"serviceCIDRs": ["10.96.0.1/16"]}, "spec.serviceCIDRs[0]", HOST_BITS),
     ("ClusterNetwork", {"masquerade": {"portRange": "2000-1000"}}, "spec.masquerade.portRange", "lower one first"),
@@ -104,6 +113,8 @@ async def create(server: apiserver.ApiServer, kind: str, spec: Any, name: str = 
     [
         ("EgressPolicy", POLICY),
         ("IPPool", POOL),
+        ("IPPool", {"cloud": CLOUD}),
+        ("IPPool", {"cloud": {"provider": "azure", "credentials": {"secretName": "azure"}}}),
         ("ClusterNetwork", {}),
         ("EgressPolicy", POLICY | {"selectors": [{}]}),
         ("LoadBalancer", BALANCER),
