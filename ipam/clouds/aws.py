@@ -1,0 +1,309 @@
+"""AWS as a cloud of interfaces: EC2 by boto3, whose own retries are off because the account's budget paces and repeats.
+
+Requests and parameters: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/API_Operations.html. Lists are read page by page,
+and ids are asked for by filters, because EC2 refuses a whole request for one id that it does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from ipaddress import ip_address, ip_network
+from typing import Any, Self
+
+from tidegate.ipam.cloud import (
+    Abilities,
+    CloudError,
+    Instance,
+    InstanceType,
+    Interface,
+    Kind,
+    Pace,
+    Purpose,
+    Subnet,
+    Trouble,
+    Verb,
+)  # fmt: skip
+from tidegate.ipam.clouds import aws_answers as answers
+from tidegate.ipam.clouds.aws_answers import Answer
+from tidegate.ipam.clouds.requests import THREADS, Requests
+
+ABILITIES = Abilities(
+    creates_interfaces=True,
+    kinds=frozenset(Kind),
+    prefixes={Kind.PREFIX_4: 28, Kind.PREFIX_6: 80},
+    most=49,
+)
+"""No type of machine has more than 50 addresses on an interface, the interface's own included."""
+
+PAGE = 1000
+FILTER_VALUES = 200
+CONNECT_S, ANSWER_S = 5.0, 60.0
+
+_CREATE = {
+    Kind.ADDRESS_4: "SecondaryPrivateIpAddressCount",
+    Kind.ADDRESS_6: "Ipv6AddressCount",
+    Kind.PREFIX_4: "Ipv4PrefixCount",
+    Kind.PREFIX_6: "Ipv6PrefixCount",
+}
+_SIXES = (Kind.ADDRESS_6, Kind.PREFIX_6)
+
+
+class Aws:
+    """One account and region. `mine` are the tags that tell this cluster's interfaces from all others.
+
+    `attach` makes two changing requests, because EC2 takes delete-on-termination of attached interfaces only. Repeated after a
+    failure or crash in between, it finds the interface attached where it shall be and does what is missing; so whoever keeps an
+    intent to attach repeats it even if the interface is seen attached.
+    """
+
+    abilities = ABILITIES
+
+    def __init__(self, client: Any, requests: Requests, mine: Mapping[str, str]) -> None:
+        self._client, self._requests = client, requests
+        self._mine = [{"Name": f"tag:{key}", "Values": [value]} for key, value in sorted(mine.items())]
+
+    @classmethod
+    async def open(
+        cls, region: str, mine: Mapping[str, str], pace: Pace, keys: Mapping[str, str] | None = None, endpoint: str = ""
+    ) -> Self:
+        """Connect to `region`, or to that of the environment if it is empty.
+
+        `keys` are `accessKeyID`, `secretAccessKey` and, of temporary ones, `sessionToken`; without them boto3 looks into the
+        environment, for a web identity token, and for the instance's role. Raises `CloudError` where the SDK is missing or
+        there is no region.
+        """
+        if not mine:
+            raise ValueError("without a tag of its own a cluster would take all interfaces of the account for its own")
+        # Loading the service's description takes a second.
+        return await asyncio.to_thread(cls._open, region, mine, pace, keys or {}, endpoint)
+
+    @classmethod
+    def _open(cls, region: str, mine: Mapping[str, str], pace: Pace, keys: Mapping[str, str], endpoint: str) -> Self:
+        try:
+            import boto3
+            from botocore.config import Config
+            from botocore.exceptions import BotoCoreError, ClientError
+        except ImportError as error:
+            raise CloudError(Trouble.UNSUPPORTED, "", f"install tidegate[aws]: {error}") from error
+        config = Config(
+            retries={"total_max_attempts": 1},
+            connect_timeout=CONNECT_S,
+            read_timeout=ANSWER_S,
+            max_pool_connections=THREADS,
+            parameter_validation=True,
+        )
+        try:
+            session = boto3.session.Session(
+                aws_access_key_id=keys.get("accessKeyID"),
+                aws_secret_access_key=keys.get("secretAccessKey"),
+                aws_session_token=keys.get("sessionToken"),
+                region_name=region or None,
+            )
+            client = session.client("ec2", config=config, endpoint_url=endpoint or None)
+        except BotoCoreError as error:
+            raise answers.translate(error) from error
+        return cls(client, Requests(pace, (BotoCoreError, ClientError), answers.translate), mine)
+
+    async def close(self) -> None:
+        """Give threads and connections back."""
+        self._requests.close()
+        self._client.close()
+
+    async def interfaces(self, instances: Sequence[str], purpose: Purpose) -> Sequence[Interface]:
+        """Return those with the cluster's tags; `instances` are not needed for that."""
+        return [
+            answers.read_interface(each)
+            for each in await self._list("network_interfaces", "NetworkInterfaces", self._mine, purpose)
+        ]
+
+    async def instances(self, ids: Sequence[str], purpose: Purpose) -> Mapping[str, Instance]:
+        """Return machines that are not terminated."""
+        found: dict[str, Instance] = {}
+        for values in _portions(ids):
+            asked = [{"Name": "instance-id", "Values": values}]
+            for reservation in await self._list("instances", "Reservations", asked, purpose):
+                for each in reservation["Instances"]:
+                    if each["State"]["Name"] != "terminated":
+                        found[each["InstanceId"]] = answers.read_instance(each)
+        return found
+
+    async def types(self, names: Sequence[str], purpose: Purpose) -> Mapping[str, InstanceType]:
+        """Return the limits of types."""
+        found: dict[str, InstanceType] = {}
+        for values in _portions(names):
+            asked = [{"Name": "instance-type", "Values": values}]
+            for each in await self._list("instance_types", "InstanceTypes", asked, purpose, page=100):
+                found[each["InstanceType"]] = answers.read_type(each)
+        return found
+
+    async def subnets(self, ids: Sequence[str], tags: Mapping[str, str], purpose: Purpose) -> Sequence[Subnet]:
+        """Return subnets, none if neither ids nor tags are given."""
+        return [answers.read_subnet(each) for each in await self._choose("subnets", "Subnets", "subnet-id", ids, tags, purpose)]
+
+    async def groups(self, ids: Sequence[str], tags: Mapping[str, str], purpose: Purpose) -> Mapping[str, str]:
+        """Return security groups, none if neither ids nor tags are given."""
+        found = await self._choose("security_groups", "SecurityGroups", "group-id", ids, tags, purpose)
+        return {each["GroupId"]: each["VpcId"] for each in found}
+
+    async def create(
+        self, token: str, subnet: str, groups: Sequence[str], tags: Mapping[str, str], kind: Kind, count: int, purpose: Purpose
+    ) -> Interface:
+        """Make an interface. EC2 keeps a ClientToken for a day at least."""
+        asked: dict[str, Any] = {_CREATE[kind]: count} if count else {}
+        if groups:
+            asked["Groups"] = list(groups)
+        answer = await self._requests.send(
+            Verb.CREATE,
+            purpose,
+            lambda: self._client.create_network_interface(
+                ClientToken=token,
+                SubnetId=subnet,
+                Description="Addresses of pods (Tidegate)",
+                TagSpecifications=[{"ResourceType": "network-interface", "Tags": answers.write_tags(tags)}],
+                **asked,
+            ),
+        )
+        made = dict(answer["NetworkInterface"])
+        return answers.read_interface({**made, "TagSet": made.get("TagSet") or answers.write_tags(tags)})
+
+    async def attach(self, interface: str, instance: str, index: int, purpose: Purpose) -> None:
+        """Attach it and have it deleted with its machine."""
+        try:
+            answer = await self._requests.send(
+                Verb.ATTACH,
+                purpose,
+                lambda: self._client.attach_network_interface(
+                    NetworkInterfaceId=interface, InstanceId=instance, DeviceIndex=index
+                ),
+            )
+            attachment = answer["AttachmentId"]
+        except CloudError as error:
+            if error.trouble not in (Trouble.CONFLICT, Trouble.INVALID):
+                raise
+            there = (await self._ask(interface, purpose)).get("Attachment", {})
+            if there.get("InstanceId") != instance or there.get("Status") not in ("attaching", "attached"):
+                raise
+            if there.get("DeleteOnTermination"):
+                return
+            attachment = there["AttachmentId"]
+        try:
+            await self._requests.send(
+                Verb.ATTACH,
+                purpose,
+                lambda: self._client.modify_network_interface_attribute(
+                    NetworkInterfaceId=interface, Attachment={"AttachmentId": attachment, "DeleteOnTermination": True}
+                ),
+            )
+        except CloudError as error:
+            # The first request did take effect.
+            error.done = True
+            raise
+
+    async def assign(self, token: str, interface: str, kind: Kind, count: int, purpose: Purpose) -> Sequence[str]:
+        """Give it more. EC2 knows no token here."""
+        if kind in _SIXES:
+            ask = self._client.assign_ipv6_addresses
+        else:
+            ask = self._client.assign_private_ip_addresses
+        answer = await self._requests.send(
+            Verb.ASSIGN, purpose, lambda: ask(NetworkInterfaceId=interface, **{_CREATE[kind]: count})
+        )
+        match kind:
+            case Kind.ADDRESS_4:
+                return [str(ip_address(each["PrivateIpAddress"])) for each in answer["AssignedPrivateIpAddresses"]]
+            case Kind.PREFIX_4:
+                return [str(ip_network(each["Ipv4Prefix"])) for each in answer["AssignedIpv4Prefixes"]]
+            case Kind.ADDRESS_6:
+                return [str(ip_address(each)) for each in answer["AssignedIpv6Addresses"]]
+            case Kind.PREFIX_6:
+                return [str(ip_network(each)) for each in answer["AssignedIpv6Prefixes"]]
+
+    async def unassign(self, interface: str, items: Sequence[str], purpose: Purpose) -> None:
+        """Take some away. EC2 refuses all if one is not there, so then what is there is looked up and asked for alone."""
+        if not items:
+            return
+        try:
+            await self._unassign(interface, items, purpose)
+        except CloudError as error:
+            if error.trouble is not Trouble.INVALID:
+                raise
+            there = answers.read_interface(await self._ask(interface, purpose))
+            rest = [item for item in items if item in there.addresses or item in there.prefixes]
+            if len(rest) == len(items):
+                raise
+            if rest:
+                await self._unassign(interface, rest, purpose)
+
+    async def _unassign(self, interface: str, items: Sequence[str], purpose: Purpose) -> None:
+        prefix, six = "/" in items[0], ":" in items[0]
+        ask = self._client.unassign_ipv6_addresses if six else self._client.unassign_private_ip_addresses
+        name = {
+            (False, False): "PrivateIpAddresses",
+            (False, True): "Ipv6Addresses",
+            (True, False): "Ipv4Prefixes",
+            (True, True): "Ipv6Prefixes",
+        }[prefix, six]
+        await self._requests.send(Verb.UNASSIGN, purpose, lambda: ask(NetworkInterfaceId=interface, **{name: list(items)}))
+
+    async def detach(self, interface: str, instance: str, purpose: Purpose) -> None:
+        """Detach it from that machine; one that is not attached at all, or is on its way, is no error."""
+        there = (await self._ask(interface, purpose)).get("Attachment", {})
+        if there.get("Status", "detached") in ("detaching", "detached"):
+            return
+        if there["InstanceId"] != instance:
+            raise CloudError(Trouble.CONFLICT, "", f"{interface} is attached to {there['InstanceId']}, not to {instance}")
+        await self._requests.send(
+            Verb.DETACH, purpose, lambda: self._client.detach_network_interface(AttachmentId=there["AttachmentId"])
+        )
+
+    async def delete(self, interface: str, purpose: Purpose) -> None:
+        """Delete it."""
+        try:
+            await self._requests.send(
+                Verb.DELETE, purpose, lambda: self._client.delete_network_interface(NetworkInterfaceId=interface)
+            )
+        except CloudError as error:
+            if error.trouble is not Trouble.GONE:
+                raise
+
+    async def _ask(self, interface: str, purpose: Purpose) -> Answer:
+        """Return what EC2 says of one interface. Raises `GONE`."""
+        answer = await self._requests.send(
+            Verb.DESCRIBE, purpose, lambda: self._client.describe_network_interfaces(NetworkInterfaceIds=[interface])
+        )
+        found: Answer = answer["NetworkInterfaces"][0]
+        return found
+
+    async def _choose(
+        self, what: str, key: str, by: str, ids: Sequence[str], tags: Mapping[str, str], purpose: Purpose
+    ) -> list[Answer]:
+        if not ids:
+            asked = [{"Name": f"tag:{name}", "Values": [value]} for name, value in sorted(tags.items())]
+            return await self._list(what, key, asked, purpose) if asked else []
+        found: list[Answer] = []
+        for values in _portions(ids):
+            found += await self._list(what, key, [{"Name": by, "Values": values}], purpose)
+        return found
+
+    async def _list(
+        self, what: str, key: str, filters: Sequence[Mapping[str, Any]], purpose: Purpose, page: int = PAGE
+    ) -> list[Answer]:
+        """Return all pages of one Describe call."""
+        ask = getattr(self._client, f"describe_{what}")
+        found: list[Answer] = []
+        more: dict[str, Any] = {}
+        while True:
+            answer = await self._requests.send(Verb.DESCRIBE, purpose, partial(ask, Filters=filters, MaxResults=page, **more))
+            found += answer[key]
+            if not answer.get("NextToken"):
+                return found
+            more = {"NextToken": answer["NextToken"]}
+
+
+def _portions(values: Sequence[str]) -> Iterator[list[str]]:
+    """EC2 takes at most 200 values a filter."""
+    names = sorted(set(values))
+    for begin in range(0, len(names), FILTER_VALUES):
+        yield names[begin : begin + FILTER_VALUES]
