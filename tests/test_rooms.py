@@ -41,7 +41,8 @@ DOORS = {
         ("kube/client.py", "operator/http.py", "datapath/", "deploy/lab/"),
         "the API server is reached through tidegate.kube.client only",
     ),
-    **dict.fromkeys(("azure", "boto3"), (("ipam/clouds/",), "clouds are asked through the protocol of tidegate.ipam.cloud; SDKs are large, and extras")),
+    "azure": (("ipam/clouds/",), "clouds are asked through the protocol of tidegate.ipam.cloud; SDKs are large, and extras"),
+    "boto3": (("ipam/clouds/",), "clouds are asked through the protocol of tidegate.ipam.cloud; SDKs are large, and extras"),
     "botocore": (
         ("ipam/clouds/", "deploy/lab/clouds/aws.py"),
         "clouds are asked through the protocol; the lab's EC2 checks signatures with the signer of the SDK",
