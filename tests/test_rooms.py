@@ -43,10 +43,7 @@ DOORS = {
     ),
     "azure": (("ipam/clouds/",), "clouds are asked through the protocol of tidegate.ipam.cloud; SDKs are large, and extras"),
     "boto3": (("ipam/clouds/",), "clouds are asked through the protocol of tidegate.ipam.cloud; SDKs are large, and extras"),
-    "botocore": (
-        ("ipam/clouds/", "deploy/lab/clouds/aws.py"),
-        "clouds are asked through the protocol; the lab's EC2 checks signatures with the signer of the SDK",
-    ),
+    "botocore": (("ipam/clouds/",), "clouds are asked through the protocol of tidegate.ipam.cloud; SDKs are large, and extras"),
     "moto": ((), "it is a second opinion for tests"),
 }  # fmt: skip
 
