@@ -1,9 +1,9 @@
 """One interface of Azure's, of a machine by itself or of a scale set's machine: how it is read, and changed by its names.
 
 An interface is written whole (https://learn.microsoft.com/rest/api/virtualnetwork/network-interfaces/create-or-update), one of a
-scale set's machine by writing the machine (https://learn.microsoft.com/rest/api/compute/virtual-machine-scale-set-vms/update). Both
-are sent on the condition that nothing changed since it was read: otherwise they would undo what others did meanwhile. What is
-written is what was read, not the SDK's models, so that nothing gets lost that the SDK does not know yet.
+scale set's machine by writing the machine (https://learn.microsoft.com/rest/api/compute/virtual-machine-scale-set-vms/update).
+Both are sent on the condition that nothing changed since it was read: otherwise they would undo what others did meanwhile. What
+is written is what was read, not the SDK's models, so that nothing gets lost that the SDK does not know yet.
 """
 
 from __future__ import annotations

@@ -61,9 +61,7 @@ def describe_instances(cloud: VirtualCloud, asked: Parameters) -> Answer:
 def describe_instance_types(cloud: VirtualCloud, asked: Parameters) -> Answer:
     """List types of machines."""
     by: Mapping[str, Callable[[InstanceType], str]] = {"instance-type": lambda kind: kind.name}
-    return _page(
-        asked, "instanceTypeSet", [_type(kind) for kind in _filtered(asked, cloud.types.values(), by)], most=100
-    )
+    return _page(asked, "instanceTypeSet", [_type(kind) for kind in _filtered(asked, cloud.types.values(), by)], most=100)
 
 
 def describe_subnets(cloud: VirtualCloud, asked: Parameters) -> Answer:
