@@ -38,8 +38,8 @@ DOORS = {
         "netlink is spoken by tables and facts only, so that everything else is a pure function of rows",
     ),
     "aiohttp": (
-        ("kube/client.py", "operator/http.py", "datapath/", "deploy/lab/"),
-        "the API server is reached through tidegate.kube.client only",
+        ("kube/client.py", "operator/http.py", "datapath/", "deploy/lab/", "ipam/clouds/azure"),
+        "the API server is reached through tidegate.kube.client only; the SDK of Azure speaks through it, too",
     ),
     "azure": (("ipam/clouds/",), "clouds are asked through the protocol of tidegate.ipam.cloud; SDKs are large, and extras"),
     "boto3": (("ipam/clouds/",), "clouds are asked through the protocol of tidegate.ipam.cloud; SDKs are large, and extras"),

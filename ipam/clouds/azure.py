@@ -6,7 +6,6 @@ case here (see `azure_answers`), those of machines as they were given.
 
 from __future__ import annotations
 
-import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from typing import Any, NoReturn, Self
@@ -57,8 +56,7 @@ class Azure:
         azure-identity looks into the environment, for a workload identity, and for a managed identity (`clientID` says which).
         `credential` is one of the SDK's own instead. Raises `CloudError` where the SDK is missing or a key is.
         """
-        # Importing the SDK takes five seconds.
-        return cls(region, await asyncio.to_thread(connect, pace, Keys.read(keys or {}), endpoint, credential))
+        return cls(region, await connect(pace, Keys.read(keys or {}), endpoint, credential))
 
     async def close(self) -> None:
         """Close all connections."""

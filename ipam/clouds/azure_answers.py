@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
+import aiohttp
+
 from tidegate.ipam.cloud import CloudError, InstanceType, Interface, Subnet, Trouble
 
 Answer = Mapping[str, Any]
@@ -70,7 +72,9 @@ def translate(failure: Exception) -> CloudError:
     from azure.core import exceptions as sdk
 
     if not isinstance(failure, sdk.HttpResponseError):
-        unsent = isinstance(failure, sdk.ServiceRequestError)
+        # Whatever breaks is a ServiceRequestError to the SDK, also after the request had left.
+        inner = getattr(failure, "inner_exception", None)
+        unsent = isinstance(failure, sdk.ServiceRequestTimeoutError) or isinstance(inner, aiohttp.ClientConnectorError)
         return CloudError(Trouble.UNAVAILABLE, type(failure).__name__, str(failure), done=not unsent)
     if failure.response is None:
         # Credentials that could not be had; azure-identity never quotes them.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterable, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Self, TypeVar
+
+import aiohttp
 
 from tidegate.crds.meta import Model
 from tidegate.ipam.cloud import CloudError, Pace, Purpose, Trouble, Verb
@@ -91,20 +94,33 @@ def _method(failure: Any) -> str:
     return str(getattr(request, "method", ""))
 
 
-def connect(pace: Pace, keys: Keys, endpoint: str, credential: Any) -> Connection:
+async def connect(pace: Pace, keys: Keys, endpoint: str, credential: Any) -> Connection:
     """Make the clients; nothing is sent yet. `endpoint` is another place than Azure's public cloud.
 
     An endpoint without TLS must be on this machine: tokens travel to it. Raises `CloudError` or ValueError.
     """
+    if endpoint.startswith("http://") and not endpoint.startswith(("http://127.0.0.1:", "http://[::1]:", "http://localhost:")):
+        raise ValueError(f"{endpoint}: only an endpoint on this machine may do without TLS")
     try:
-        from azure.core.pipeline.policies import AsyncHTTPPolicy
-        from azure.mgmt.compute.aio import ComputeManagementClient
-        from azure.mgmt.network.aio import NetworkManagementClient
+        # Importing the SDK takes five seconds.
+        network, compute = await asyncio.to_thread(_load)
     except ImportError as error:
         raise CloudError(Trouble.UNSUPPORTED, "", f"install tidegate[azure]: {error}") from error
-    plain = endpoint.startswith("http://")
-    if plain and not endpoint.startswith(("http://127.0.0.1:", "http://[::1]:", "http://localhost:")):
-        raise ValueError(f"{endpoint}: only an endpoint on this machine may do without TLS")
+    who = credential or _credential(keys)
+    network, compute = (make(who, keys.subscriptionID, **_options(pace, endpoint)) for make in (network, compute))
+    return Connection(network, compute, who, pace)
+
+
+def _load() -> tuple[Any, Any]:
+    from azure.mgmt.compute.aio import ComputeManagementClient
+    from azure.mgmt.network.aio import NetworkManagementClient
+
+    return NetworkManagementClient, ComputeManagementClient
+
+
+def _options(pace: Pace, endpoint: str) -> dict[str, Any]:
+    from azure.core.pipeline.policies import AsyncHTTPPolicy
+    from azure.core.pipeline.transport import AioHttpTransport
 
     class Paced(AsyncHTTPPolicy):  # type: ignore[misc]
         """Waits for the pace; requests that read are describes, whatever they are for."""
@@ -112,23 +128,32 @@ def connect(pace: Pace, keys: Keys, endpoint: str, credential: Any) -> Connectio
         async def send(self, request: Any) -> Any:
             verb, purpose = _ERRAND.get()
             await pace.wait(Verb.DESCRIBE if request.http_request.method == "GET" else verb, purpose)
-            if plain:
+            if endpoint.startswith("http://"):
                 request.context.options["enforce_https"] = False
             return await self.next.send(request)
 
+    session = aiohttp.ClientSession(
+        middlewares=(_send_once,), trust_env=True, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+    )
     options = {
+        "transport": AioHttpTransport(session=session, connection_timeout=CONNECT_S, read_timeout=ANSWER_S),
         "per_call_policies": [Paced()],
         "retry_total": 0,
         "polling_interval": POLL_S,
-        "connection_timeout": CONNECT_S,
-        "read_timeout": ANSWER_S,
     }
     if endpoint:
         options |= {"base_url": endpoint, "credential_scopes": [f"{endpoint}/.default"]}
-    who = credential or _credential(keys)
-    network = NetworkManagementClient(who, keys.subscriptionID, **options)
-    compute = ComputeManagementClient(who, keys.subscriptionID, **options)
-    return Connection(network, compute, who, pace)
+    return options
+
+
+async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending a PUT again by itself when its connection broke: the first may have taken effect."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientError(str(error)) from error
 
 
 def _credential(keys: Keys) -> Any:
