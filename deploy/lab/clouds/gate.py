@@ -28,9 +28,9 @@ class Call:
 class Gate:
     """Lets requests through to the effects behind it.
 
-    `witness(stage, call)` hears of every request before and after its effect; what it raises ends the request there (a test may kill
-    the caller so). `denied` holds the verbs and actions that the account may not use; `skew_s` is how far the provider's clock
-    is ahead of ours: wire front ends compare it with a request's timestamp.
+    `witness(stage, call)` hears of every request before and after its effect; what it raises ends the request there (a test may
+    kill the caller so). `denied` holds the verbs and actions that the account may not use; `skew_s` is how far the provider's
+    clock is ahead of ours: wire front ends compare it with a request's timestamp.
     """
 
     def __init__(self, rules: Rules, clock: Callable[[], float]) -> None:
