@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from ipaddress import ip_address, ip_network
 from typing import Any, Self
 
 from tidegate.ipam.cloud import (
@@ -27,6 +26,7 @@ from tidegate.ipam.cloud import (
 )  # fmt: skip
 from tidegate.ipam.clouds import aws_answers as answers
 from tidegate.ipam.clouds.aws_answers import Answer
+from tidegate.ipam.clouds.kinds import FAMILY_4, the_kind
 from tidegate.ipam.clouds.requests import THREADS, Requests
 
 ABILITIES = Abilities(
@@ -47,7 +47,12 @@ _CREATE = {
     Kind.PREFIX_4: "Ipv4PrefixCount",
     Kind.PREFIX_6: "Ipv6PrefixCount",
 }
-_SIXES = (Kind.ADDRESS_6, Kind.PREFIX_6)
+_ITEMS = {
+    Kind.ADDRESS_4: "PrivateIpAddresses",
+    Kind.ADDRESS_6: "Ipv6Addresses",
+    Kind.PREFIX_4: "Ipv4Prefixes",
+    Kind.PREFIX_6: "Ipv6Prefixes",
+}
 
 
 class Aws:
@@ -203,22 +208,12 @@ class Aws:
 
     async def assign(self, token: str, interface: str, kind: Kind, count: int, purpose: Purpose) -> Sequence[str]:
         """Give it more. EC2 knows no token here."""
-        if kind in _SIXES:
-            ask = self._client.assign_ipv6_addresses
-        else:
-            ask = self._client.assign_private_ip_addresses
+        four = kind in FAMILY_4
+        ask = self._client.assign_private_ip_addresses if four else self._client.assign_ipv6_addresses
         answer = await self._requests.send(
             Verb.ASSIGN, purpose, lambda: ask(NetworkInterfaceId=interface, **{_CREATE[kind]: count})
         )
-        match kind:
-            case Kind.ADDRESS_4:
-                return [str(ip_address(each["PrivateIpAddress"])) for each in answer["AssignedPrivateIpAddresses"]]
-            case Kind.PREFIX_4:
-                return [str(ip_network(each["Ipv4Prefix"])) for each in answer["AssignedIpv4Prefixes"]]
-            case Kind.ADDRESS_6:
-                return [str(ip_address(each)) for each in answer["AssignedIpv6Addresses"]]
-            case Kind.PREFIX_6:
-                return [str(ip_network(each)) for each in answer["AssignedIpv6Prefixes"]]
+        return answers.read_assigned(answer)
 
     async def unassign(self, interface: str, items: Sequence[str], purpose: Purpose) -> None:
         """Take some away. EC2 refuses all if one is not there, so then what is there is looked up and asked for alone."""
@@ -237,15 +232,12 @@ class Aws:
                 await self._unassign(interface, rest, purpose)
 
     async def _unassign(self, interface: str, items: Sequence[str], purpose: Purpose) -> None:
-        prefix, six = "/" in items[0], ":" in items[0]
-        ask = self._client.unassign_ipv6_addresses if six else self._client.unassign_private_ip_addresses
-        name = {
-            (False, False): "PrivateIpAddresses",
-            (False, True): "Ipv6Addresses",
-            (True, False): "Ipv4Prefixes",
-            (True, True): "Ipv6Prefixes",
-        }[prefix, six]
-        await self._requests.send(Verb.UNASSIGN, purpose, lambda: ask(NetworkInterfaceId=interface, **{name: list(items)}))
+        kind = the_kind(items)
+        four = kind in FAMILY_4
+        ask = self._client.unassign_private_ip_addresses if four else self._client.unassign_ipv6_addresses
+        await self._requests.send(
+            Verb.UNASSIGN, purpose, lambda: ask(NetworkInterfaceId=interface, **{_ITEMS[kind]: list(items)})
+        )
 
     async def detach(self, interface: str, instance: str, purpose: Purpose) -> None:
         """Detach it from that machine; one that is not attached at all, or is on its way, is no error."""

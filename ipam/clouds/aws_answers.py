@@ -7,10 +7,10 @@ Error codes: https://docs.aws.amazon.com/AWSEC2/latest/APIReference/errors-overv
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
 from tidegate.ipam.cloud import CloudError, Instance, InstanceType, Interface, Subnet, Trouble
+from tidegate.ipam.clouds.kinds import canonical
 
 Answer = Mapping[str, Any]
 """A part of an answer, as botocore parsed it from the XML."""
@@ -25,11 +25,8 @@ TROUBLES: Mapping[str, Trouble] = {
     "NetworkInterfaceLimitExceeded": Trouble.LIMIT,
     "PrivateIpAddressLimitExceeded": Trouble.LIMIT,
     "InvalidAttachmentID.NotFound": Trouble.GONE,
-    "InvalidGroup.NotFound": Trouble.GONE,
     "InvalidInstanceID.NotFound": Trouble.GONE,
     "InvalidNetworkInterfaceID.NotFound": Trouble.GONE,
-    "InvalidSecurityGroupID.NotFound": Trouble.GONE,
-    "InvalidSubnetID.NotFound": Trouble.GONE,
     "AuthFailure": Trouble.DENIED,
     "Blocked": Trouble.DENIED,
     "ExpiredToken": Trouble.DENIED,
@@ -56,7 +53,7 @@ TROUBLES: Mapping[str, Trouble] = {
     "ServiceUnavailable": Trouble.UNAVAILABLE,
     "Unavailable": Trouble.UNAVAILABLE,
 }
-"""Codes not listed are `INVALID` from a 4xx answer and `UNAVAILABLE` from a 5xx one."""
+"""Codes not listed, those of unknown subnets and groups too, are `INVALID` from a 4xx answer and `UNAVAILABLE` from a 5xx one."""
 
 
 def translate(failure: Exception) -> CloudError:
@@ -111,8 +108,8 @@ def read_interface(answer: Answer) -> Interface:
         instance=attachment.get("InstanceId", ""),
         index=attachment.get("DeviceIndex", -1),
         primary=answer.get("PrivateIpAddress", ""),
-        addresses=[str(ip_address(each)) for each in ours],
-        prefixes=[str(ip_network(each)) for each in prefixes],
+        addresses=[canonical(each) for each in ours],
+        prefixes=[canonical(each) for each in prefixes],
         groups=[group["GroupId"] for group in answer.get("Groups", ())],
         tags=read_tags(answer.get("TagSet", ())),
     )
@@ -129,6 +126,14 @@ def _state(status: str, attachment: str) -> Literal["Creating", "Available", "At
         case "pending", _:
             return "Creating"
     return "InUse"
+
+
+def read_assigned(answer: Answer) -> list[str]:
+    """Return the items that an answer to an assignment names, which are of one kind."""
+    found = [each["PrivateIpAddress"] for each in answer.get("AssignedPrivateIpAddresses", ())]
+    found += [each["Ipv4Prefix"] for each in answer.get("AssignedIpv4Prefixes", ())]
+    found += [*answer.get("AssignedIpv6Addresses", ()), *answer.get("AssignedIpv6Prefixes", ())]
+    return [canonical(each) for each in found]
 
 
 def read_instance(answer: Answer) -> Instance:

@@ -34,7 +34,7 @@ TROUBLES: Mapping[str, Trouble] = {
     "SubnetIsFull": Trouble.EXHAUSTED,
     "QuotaExceeded": Trouble.LIMIT,
     "SecondaryIpConfigurationCountPerVMSSVMExceeded": Trouble.LIMIT,
-    "InvalidResourceReference": Trouble.GONE,
+    "InvalidResourceReference": Trouble.INVALID,
     "NotFound": Trouble.GONE,
     "ResourceGroupNotFound": Trouble.GONE,
     "ResourceNotFound": Trouble.GONE,

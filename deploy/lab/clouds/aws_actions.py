@@ -1,19 +1,19 @@
-"""What each request to EC2 does to a virtual cloud, and the shape of its answer."""
+"""What each request to EC2 does to a virtual cloud."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from ipaddress import ip_network
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from tidegate.ipam.cloud import InstanceType, Kind, Verb
+from tidegate.lab.clouds import aws_shapes as shapes
 from tidegate.lab.clouds import aws_wire as wire
+from tidegate.lab.clouds.aws_shapes import Answer
 from tidegate.lab.clouds.aws_wire import Parameters
 from tidegate.lab.clouds.records import Group, Machine, Net, Nic
 from tidegate.lab.clouds.refusals import Refusal, Refused
 from tidegate.lab.clouds.vpc import VirtualCloud
 
-Answer = Mapping[str, object]
 T = TypeVar("T")
 
 COUNTS = {
@@ -22,15 +22,6 @@ COUNTS = {
     "Ipv6AddressCount": Kind.ADDRESS_6,
     "Ipv6PrefixCount": Kind.PREFIX_6,
 }
-
-STATES: Mapping[str, tuple[str, str]] = {
-    "Creating": ("pending", ""),
-    "Available": ("available", ""),
-    "Attaching": ("in-use", "attaching"),
-    "InUse": ("in-use", "attached"),
-    "Detaching": ("in-use", "detaching"),
-}
-"""The status of an interface, and of its attachment."""
 
 
 def describe_network_interfaces(cloud: VirtualCloud, asked: Parameters) -> Answer:
@@ -46,7 +37,7 @@ def describe_network_interfaces(cloud: VirtualCloud, asked: Parameters) -> Answe
         "subnet-id": lambda nic: nic.subnet,
     }
     found = _filtered(asked, [nic for nic in seen if not ids or nic.id in ids], by, lambda nic: nic.tags)
-    return _page(asked, "networkInterfaceSet", [_interface(nic) for nic in found])
+    return _page(asked, "networkInterfaceSet", [shapes.interface(nic) for nic in found])
 
 
 def describe_instances(cloud: VirtualCloud, asked: Parameters) -> Answer:
@@ -54,28 +45,28 @@ def describe_instances(cloud: VirtualCloud, asked: Parameters) -> Answer:
     cloud.settle()
     by: Mapping[str, Callable[[Machine], str]] = {"instance-id": lambda machine: machine.id}
     found = _filtered(asked, cloud.machines.values(), by, lambda machine: machine.tags)
-    reservations = [{"reservationId": f"r-{each.id}", "instancesSet": [_machine(each)]} for each in found]
+    reservations = [{"reservationId": f"r-{each.id}", "instancesSet": [shapes.machine(each)]} for each in found]
     return _page(asked, "reservationSet", reservations)
 
 
 def describe_instance_types(cloud: VirtualCloud, asked: Parameters) -> Answer:
     """List types of machines."""
     by: Mapping[str, Callable[[InstanceType], str]] = {"instance-type": lambda kind: kind.name}
-    return _page(asked, "instanceTypeSet", [_type(kind) for kind in _filtered(asked, cloud.types.values(), by)], most=100)
+    return _page(asked, "instanceTypeSet", [shapes.type_(kind) for kind in _filtered(asked, cloud.types.values(), by)], most=100)
 
 
 def describe_subnets(cloud: VirtualCloud, asked: Parameters) -> Answer:
     """List subnets."""
     by: Mapping[str, Callable[[Net], str]] = {"subnet-id": lambda net: net.id, "vpc-id": lambda net: net.network}
     found = _filtered(asked, cloud.nets.values(), by, lambda net: net.tags)
-    return _page(asked, "subnetSet", [_subnet(net) for net in found])
+    return _page(asked, "subnetSet", [shapes.subnet(net) for net in found])
 
 
 def describe_security_groups(cloud: VirtualCloud, asked: Parameters) -> Answer:
     """List security groups."""
     by: Mapping[str, Callable[[Group], str]] = {"group-id": lambda group: group.id}
     found = _filtered(asked, cloud.groups.values(), by, lambda group: group.tags)
-    answer = [{"groupId": group.id, "vpcId": group.network, "tagSet": _tags(group.tags)} for group in found]
+    answer = [{"groupId": group.id, "vpcId": group.network, "tagSet": shapes.tags_of(group.tags)} for group in found]
     return _page(asked, "securityGroupInfo", answer)
 
 
@@ -94,7 +85,7 @@ def create_network_interface(cloud: VirtualCloud, asked: Parameters) -> Answer:
         count,
         asked.get("Description", ""),
     )
-    return {"networkInterface": _interface(nic), "clientToken": asked.get("ClientToken", "")}
+    return {"networkInterface": shapes.interface(nic), "clientToken": asked.get("ClientToken", "")}
 
 
 def attach_network_interface(cloud: VirtualCloud, asked: Parameters) -> Answer:
@@ -183,6 +174,11 @@ ACTIONS: Mapping[str, tuple[Verb, Callable[[VirtualCloud, Parameters], Answer]]]
 """Requests by name: the class whose rate they count for, and what they do."""
 
 
+def linked(asked: Parameters) -> set[str]:
+    """Return the actions that a request needs besides its own: tags at creation are a right of their own."""
+    return {"CreateTags"} if wire.tags(asked, "network-interface") else set()
+
+
 def _assign(cloud: VirtualCloud, asked: Parameters, *kinds: Kind) -> tuple[Kind, Sequence[str]]:
     counts = [(kind, int(asked[name])) for name, kind in COUNTS.items() if name in asked and kind in kinds]
     if len(counts) != 1:
@@ -226,87 +222,3 @@ def _page(asked: Parameters, name: str, items: Sequence[object], most: int = 100
     begin = int(asked.get("NextToken") or 0)
     end = begin + size
     return {name: items[begin:end], **({"nextToken": str(end)} if end < len(items) else {})}
-
-
-def _tags(tags: Mapping[str, str]) -> Sequence[Answer]:
-    return [{"key": key, "value": value} for key, value in tags.items()]
-
-
-def _groups(ids: Sequence[str]) -> Sequence[Answer]:
-    return [{"groupId": id, "groupName": id} for id in ids]
-
-
-def _interface(nic: Nic) -> Answer:
-    status, attachment = STATES[nic.state]
-    attached = {
-        "attachmentId": nic.attachment,
-        "instanceId": nic.instance,
-        "deviceIndex": nic.index,
-        "status": attachment,
-        "deleteOnTermination": nic.delete_with_instance,
-    }
-    own = {"privateIpAddress": nic.primary, "primary": True}
-    rest = [{"privateIpAddress": item, "primary": False} for item in nic.of(Kind.ADDRESS_4)]
-    return {
-        "networkInterfaceId": nic.id,
-        "subnetId": nic.subnet,
-        "vpcId": nic.network,
-        "availabilityZone": nic.zone,
-        "description": nic.description,
-        "macAddress": nic.mac,
-        "status": status,
-        "privateIpAddress": nic.primary,
-        "privateIpAddressesSet": [own, *rest],
-        "ipv6AddressesSet": [{"ipv6Address": item} for item in nic.of(Kind.ADDRESS_6)],
-        "ipv4PrefixSet": [{"ipv4Prefix": item} for item in nic.of(Kind.PREFIX_4)],
-        "ipv6PrefixSet": [{"ipv6Prefix": item} for item in nic.of(Kind.PREFIX_6)],
-        "groupSet": _groups(nic.groups),
-        "tagSet": _tags(nic.tags),
-        **({"attachment": attached} if nic.instance else {}),
-    }
-
-
-def _machine(machine: Machine) -> Answer:
-    return {
-        "instanceId": machine.id,
-        "instanceType": machine.type.name,
-        "instanceState": {"code": 16, "name": "running"},
-        "placement": {"availabilityZone": machine.zone},
-        "subnetId": machine.subnet,
-        "vpcId": machine.network,
-        "groupSet": _groups(machine.groups),
-        "networkInterfaceSet": [{"networkInterfaceId": id} for id in machine.interfaces.values()],
-    }
-
-
-def _type(kind: InstanceType) -> Answer:
-    return {
-        "instanceType": kind.name,
-        "hypervisor": "nitro" if kind.prefixes else "xen",
-        "bareMetal": False,
-        "networkInfo": {
-            "maximumNetworkInterfaces": kind.interfaces,
-            "defaultNetworkCardIndex": 0,
-            "networkCards": [{"networkCardIndex": 0, "maximumNetworkInterfaces": kind.interfaces}],
-            "ipv4AddressesPerInterface": kind.ipv4,
-            "ipv6AddressesPerInterface": kind.ipv6,
-            "ipv6Supported": kind.ipv6 > 0,
-        },
-    }
-
-
-def _subnet(net: Net) -> Answer:
-    families: Mapping[Literal[4, 6], list[str]] = {4: [], 6: []}
-    for cidr in net.cidrs:
-        families[ip_network(cidr).version].append(cidr)
-    return {
-        "subnetId": net.id,
-        "vpcId": net.network,
-        "availabilityZone": net.zone,
-        "cidrBlock": families[4][0],
-        "ipv6CidrBlockAssociationSet": [
-            {"ipv6CidrBlock": cidr, "ipv6CidrBlockState": {"state": "associated"}} for cidr in families[6]
-        ],
-        "availableIpAddressCount": net.spaces["4"].free,
-        "tagSet": _tags(net.tags),
-    }

@@ -8,18 +8,17 @@ many IP configurations the documentation names no code; the one of a scale set i
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 
 from aiohttp import web
 
 from tidegate.ipam.cloud import Verb
-from tidegate.lab.clouds.azure_actions import JOIN, Actions, Asked
+from tidegate.lab.clouds.azure_actions import Actions, Asked
 from tidegate.lab.clouds.azure_shapes import Json
 from tidegate.lab.clouds.gate import Call
 from tidegate.lab.clouds.records import Operation
-from tidegate.lab.clouds.refusals import ConnectionDropped, RawRefused, Refusal, Refused
+from tidegate.lab.clouds.refusals import RawRefused, Refusal, Refused
 from tidegate.lab.clouds.vpc import VirtualCloud
 
 CODES: Mapping[Refusal, tuple[int, str]] = {
@@ -41,6 +40,8 @@ CODES: Mapping[Refusal, tuple[int, str]] = {
 
 POLL_MS = 50
 
+Change = Callable[[Asked], tuple[Json, Operation]]
+
 
 class Arm:
     """One subscription and region. `tokens` are the bearer tokens that are good, `linked` what was needed besides."""
@@ -50,43 +51,18 @@ class Arm:
         self.actions = Actions(cloud, subscription, region)
         self.linked: set[str] = set()
         self._root = f"/subscriptions/{subscription}".lower()
-        self._runner: web.AppRunner | None = None
-        self._at = ""
 
-    async def start(self, host: str = "127.0.0.1", port: int = 0) -> str:
-        """Listen, and return the endpoint."""
-        app = web.Application()
-        app.router.add_route("*", "/{path:.*}", self._serve)
-        self._runner = web.AppRunner(app)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port).start()
-        self._at = f"http://{host}:{self._runner.addresses[0][1]}"
-        return self._at
-
-    async def stop(self) -> None:
-        """Listen no longer."""
-        if self._runner:
-            await self._runner.cleanup()
-
-    async def _serve(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
-        half = self.cloud.rules.latency_s / 2
-        await asyncio.sleep(half)
+    def answer(self, request: web.Request, body: bytes) -> web.Response:
+        """Return the answer to one request."""
         try:
-            answer = self._answer(request, body)
+            return self._carry_out(request, body)
         except Refused as refused:
             status, code = CODES.get(refused.why, (400, "BadRequest"))
-            answer = _refusal(status, code, refused.message, refused.retry_s)
+            return _refusal(status, code, refused.message, refused.retry_s)
         except RawRefused as refused:
-            answer = _refusal(refused.status, refused.code, refused.message, refused.retry_s)
-        except ConnectionDropped:
-            if request.transport:
-                request.transport.abort()
-            return web.Response()
-        await asyncio.sleep(half)
-        return answer
+            return _refusal(refused.status, refused.code, refused.message, refused.retry_s)
 
-    def _answer(self, request: web.Request, body: bytes) -> web.Response:
+    def _carry_out(self, request: web.Request, body: bytes) -> web.Response:
         if request.headers.get("Authorization", "").removeprefix("Bearer ") not in self.tokens:
             raise Refused(Refusal.SIGNATURE, "The access token is invalid.")
         if "api-version" not in request.query:
@@ -113,18 +89,17 @@ class Arm:
             )
         if changing := self.actions.find_change(asked):
             action, change = changing
-            return self._change(asked, action, change)
+            return self._change(asked, action, change, str(request.url.origin()))
         raise RawRefused(404, "InvalidResourceType", f"{request.method} {asked.path} is not known here.")
 
-    def _change(self, asked: Asked, action: str, change: Callable[[Asked], tuple[Json, Operation]]) -> web.Response:
-        adds = self.actions.adds(asked)
-        if adds:
-            self.linked.add(JOIN)
-            if JOIN in self.cloud.gate.denied:
-                raise RawRefused(403, "LinkedAuthorizationFailed", f"The client may not perform {JOIN}.")
-        verb = Verb.ASSIGN if adds else Verb.UNASSIGN
+    def _change(self, asked: Asked, action: str, change: Change, origin: str) -> web.Response:
+        for needed in self.actions.linked(asked):
+            self.linked.add(needed)
+            if needed in self.cloud.gate.denied:
+                raise RawRefused(403, "LinkedAuthorizationFailed", f"The client may not perform {needed}.")
+        verb = Verb.ASSIGN if self.actions.adds(asked) else Verb.UNASSIGN
         what, operation = self.cloud.gate.serve(Call(verb, action, asked.path), lambda: change(asked))
-        at = f"{self._at}{self._root}/providers/Microsoft.Network/locations/{self.actions.region}/operations/{operation.id}"
+        at = f"{origin}{self._root}/providers/Microsoft.Network/locations/{self.actions.region}/operations/{operation.id}"
         headers = {"Azure-AsyncOperation": f"{at}?api-version=1", "x-ms-retry-after-ms": str(POLL_MS)}
         return web.json_response(what, headers=headers)
 
@@ -133,7 +108,7 @@ class Arm:
         end = begin + self.cloud.rules.page
         page: dict[str, object] = {"value": items[begin:end]}
         if end < len(items):
-            page["nextLink"] = self._at + str(request.rel_url.update_query({"$skiptoken": str(end)}))
+            page["nextLink"] = str(request.url.update_query({"$skiptoken": str(end)}))
         return web.json_response(page)
 
 

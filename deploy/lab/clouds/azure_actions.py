@@ -18,8 +18,7 @@ from tidegate.lab.clouds.vpc import VirtualCloud
 
 NETWORK, COMPUTE = "Microsoft.Network", "Microsoft.Compute"
 NICS, SETS, VNETS = f"{NETWORK}/networkInterfaces", f"{COMPUTE}/virtualMachineScaleSets", f"{NETWORK}/virtualNetworks"
-JOIN = f"{VNETS}/subnets/join/action"
-"""Putting an IP configuration into a subnet needs this besides the right to write the interface."""
+JOIN_SUBNET, JOIN_GROUP = f"{VNETS}/subnets/join/action", f"{NETWORK}/networkSecurityGroups/join/action"
 
 
 Effect = TypeVar("Effect")
@@ -90,6 +89,11 @@ class Actions:
     def adds(self, asked: Asked) -> bool:
         """Tell whether a write adds IP configurations. Raises `Refused` where there is nothing to write to."""
         return any(set(wanted) - set(nic.items.values()) for nic, wanted in self._wanted(asked))
+
+    def linked(self, asked: Asked) -> set[str]:
+        """Return the actions that a write needs besides its own: to be in subnets, and under a security group."""
+        groups = any(nic.groups for nic, _ in self._wanted(asked))
+        return {JOIN_SUBNET, JOIN_GROUP} if groups else {JOIN_SUBNET}
 
     def _wanted(self, asked: Asked) -> list[tuple[Nic, Mapping[str, Any]]]:
         properties = asked.body["properties"]
