@@ -26,8 +26,9 @@ from tidegate.ipam.cloud import (
 )  # fmt: skip
 from tidegate.ipam.clouds import aws_answers as answers
 from tidegate.ipam.clouds.aws_answers import Answer
+from tidegate.ipam.clouds.aws_connect import connect
 from tidegate.ipam.clouds.kinds import FAMILY_4, the_kind
-from tidegate.ipam.clouds.requests import THREADS, Requests
+from tidegate.ipam.clouds.requests import Requests
 
 ABILITIES = Abilities(
     creates_interfaces=True,
@@ -39,7 +40,8 @@ ABILITIES = Abilities(
 
 PAGE = 1000
 FILTER_VALUES = 200
-CONNECT_S, ANSWER_S = 5.0, 60.0
+LAG_S = (0.5, 1.0, 2.0)
+"""Pauses, in seconds, between looks at an interface whose last change is not shown yet."""
 
 _CREATE = {
     Kind.ADDRESS_4: "SecondaryPrivateIpAddressCount",
@@ -66,7 +68,7 @@ class Aws:
     abilities = ABILITIES
 
     def __init__(self, client: Any, requests: Requests, mine: Mapping[str, str]) -> None:
-        self._client, self._requests = client, requests
+        self._client, self._requests, self._tags = client, requests, dict(mine)
         self._mine = [{"Name": f"tag:{key}", "Values": [value]} for key, value in sorted(mine.items())]
 
     @classmethod
@@ -81,35 +83,8 @@ class Aws:
         """
         if not mine:
             raise ValueError("without a tag of its own a cluster would take all interfaces of the account for its own")
-        # Loading the service's description takes a second.
-        return await asyncio.to_thread(cls._open, region, mine, pace, keys or {}, endpoint)
-
-    @classmethod
-    def _open(cls, region: str, mine: Mapping[str, str], pace: Pace, keys: Mapping[str, str], endpoint: str) -> Self:
-        try:
-            import boto3
-            from botocore.config import Config
-            from botocore.exceptions import BotoCoreError, ClientError
-        except ImportError as error:
-            raise CloudError(Trouble.UNSUPPORTED, "", f"install tidegate[aws]: {error}") from error
-        config = Config(
-            retries={"total_max_attempts": 1},
-            connect_timeout=CONNECT_S,
-            read_timeout=ANSWER_S,
-            max_pool_connections=THREADS,
-            parameter_validation=True,
-        )
-        try:
-            session = boto3.session.Session(
-                aws_access_key_id=keys.get("accessKeyID"),
-                aws_secret_access_key=keys.get("secretAccessKey"),
-                aws_session_token=keys.get("sessionToken"),
-                region_name=region or None,
-            )
-            client = session.client("ec2", config=config, endpoint_url=endpoint or None)
-        except BotoCoreError as error:
-            raise answers.translate(error) from error
-        return cls(client, Requests(pace, (BotoCoreError, ClientError), answers.translate), mine)
+        client, failures = await asyncio.to_thread(connect, region, keys or {}, endpoint)
+        return cls(client, Requests(pace, failures, answers.translate), mine)
 
     async def close(self) -> None:
         """Give threads and connections back."""
@@ -157,6 +132,7 @@ class Aws:
     ) -> Interface:
         """Make an interface. EC2 keeps a ClientToken for a day at least."""
         asked: dict[str, Any] = {_CREATE[kind]: count} if count else {}
+        marks = answers.write_tags({**tags, **self._tags})
         if groups:
             asked["Groups"] = list(groups)
         answer = await self._requests.send(
@@ -166,12 +142,12 @@ class Aws:
                 ClientToken=token,
                 SubnetId=subnet,
                 Description="Addresses of pods (Tidegate)",
-                TagSpecifications=[{"ResourceType": "network-interface", "Tags": answers.write_tags(tags)}],
+                TagSpecifications=[{"ResourceType": "network-interface", "Tags": marks}],
                 **asked,
             ),
         )
         made = dict(answer["NetworkInterface"])
-        return answers.read_interface({**made, "TagSet": made.get("TagSet") or answers.write_tags(tags)})
+        return answers.read_interface({**made, "TagSet": made.get("TagSet") or marks})
 
     async def attach(self, interface: str, instance: str, index: int, purpose: Purpose) -> None:
         """Attach it and have it deleted with its machine."""
@@ -187,8 +163,9 @@ class Aws:
         except CloudError as error:
             if error.trouble not in (Trouble.CONFLICT, Trouble.INVALID):
                 raise
-            there = (await self._ask(interface, purpose)).get("Attachment", {})
-            if there.get("InstanceId") != instance or there.get("Status") not in ("attaching", "attached"):
+            pauses = LAG_S if error.trouble is Trouble.CONFLICT else ()
+            there = await self._attachment(interface, ("attaching", "attached", "detaching"), pauses, purpose)
+            if there.get("InstanceId") != instance or there["Status"] == "detaching":
                 raise
             if there.get("DeleteOnTermination"):
                 return
@@ -241,14 +218,21 @@ class Aws:
 
     async def detach(self, interface: str, instance: str, purpose: Purpose) -> None:
         """Detach it from that machine; one that is not attached at all, or is on its way, is no error."""
-        there = (await self._ask(interface, purpose)).get("Attachment", {})
-        if there.get("Status", "detached") in ("detaching", "detached"):
+        there = await self._attachment(interface, (), (), purpose)
+        if there["Status"] in ("detaching", "detached"):
             return
         if there["InstanceId"] != instance:
             raise CloudError(Trouble.CONFLICT, "", f"{interface} is attached to {there['InstanceId']}, not to {instance}")
-        await self._requests.send(
-            Verb.DETACH, purpose, lambda: self._client.detach_network_interface(AttachmentId=there["AttachmentId"])
-        )
+        try:
+            await self._requests.send(
+                Verb.DETACH, purpose, lambda: self._client.detach_network_interface(AttachmentId=there["AttachmentId"])
+            )
+        except CloudError as error:
+            if error.trouble is not Trouble.CONFLICT:
+                raise
+            there = await self._attachment(interface, ("detaching", "detached"), LAG_S, purpose)
+            if there["Status"] not in ("detaching", "detached"):
+                raise
 
     async def delete(self, interface: str, purpose: Purpose) -> None:
         """Delete it."""
@@ -259,6 +243,19 @@ class Aws:
         except CloudError as error:
             if error.trouble is not Trouble.GONE:
                 raise
+
+    async def _attachment(self, interface: str, states: Sequence[str], pauses: Sequence[float], purpose: Purpose) -> Answer:
+        """Return how an interface is attached, after so many pauses at most until it is in one of the states.
+
+        EC2 shows a change a moment after it refused another one because of it.
+        """
+        there: Answer = (await self._ask(interface, purpose)).get("Attachment", {"Status": "detached"})
+        for pause in pauses:
+            if there["Status"] in states:
+                break
+            await asyncio.sleep(pause)
+            there = (await self._ask(interface, purpose)).get("Attachment", {"Status": "detached"})
+        return there
 
     async def _ask(self, interface: str, purpose: Purpose) -> Answer:
         """Return what EC2 says of one interface. Raises `GONE`."""

@@ -167,7 +167,7 @@ class Actions:
 
     def _usages(self, asked: Asked) -> Sequence[Json]:
         path = asked.path.removesuffix("/usages")
-        return [shapes.usage(net) for net in self.cloud.nets.values() if self._path(net.network) == path]
+        return [shapes.usage(net) for net in self.cloud.nets.values() if self._path(shapes.network_of(net)) == path]
 
     def _skus(self, asked: Asked) -> Sequence[Json]:
         if asked.query.get("$filter") != f"location eq '{self.region}'":

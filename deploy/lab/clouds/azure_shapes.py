@@ -143,11 +143,16 @@ def wanted(configurations: Sequence[Json]) -> dict[str, Kind]:
     return found
 
 
+def network_of(net: Net) -> str:
+    """Return the id of the virtual network that a subnet is in."""
+    return net.id.lower().rpartition("/subnets/")[0]
+
+
 def networks(account: Account) -> list[Json]:
     """Return the virtual networks, each with its subnets and the tags that all of these have."""
     found: dict[str, list[Net]] = {}
     for net in account.nets.values():
-        found.setdefault(net.network, []).append(net)
+        found.setdefault(network_of(net), []).append(net)
     return [
         {
             "id": id,
