@@ -8,9 +8,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from azure.core.credentials import AccessToken
+
 from tidegate.ipam.cloud import Cloud, Interface, Kind, Purpose, Trouble, Verb
 from tidegate.ipam.clouds.alibaba import Alibaba
+from tidegate.ipam.clouds.aws import Aws
+from tidegate.ipam.clouds.azure import Azure
 from tidegate.lab.clouds import alibaba as alibaba_front
+from tidegate.lab.clouds.aws import Ec2
+from tidegate.lab.clouds.azure import CODES as AZURE_CODES
+from tidegate.lab.clouds.azure import Arm
 from tidegate.lab.clouds.direct import DirectCloud
 from tidegate.lab.clouds.refusals import Refusal
 from tidegate.lab.clouds.rules import RULES, TYPES, Provider
@@ -49,6 +56,19 @@ class Heard:
         self.throttles.append((verb, retry_s))
 
 
+class Bearer:
+    """A credential of azure-core's kind that always has the same token."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def get_token(self, *_scopes: str, **_options: object) -> AccessToken:
+        return AccessToken(self._token, int(time.time()) + 3600)
+
+    async def close(self) -> None:
+        return None
+
+
 Opener = Callable[[VirtualCloud, Heard, str], AbstractAsyncContextManager[Cloud]]
 
 
@@ -84,11 +104,54 @@ async def _alibaba(account: VirtualCloud, pace: Heard, secret: str) -> AsyncIter
         await server.stop()
 
 
+@asynccontextmanager
+async def _aws(account: VirtualCloud, pace: Heard, secret: str) -> AsyncIterator[Cloud]:
+    server = Server(Ec2(account, "eu-west-1", {KEY: SECRET}))
+    keys = {"accessKeyID": KEY, "secretAccessKey": secret}
+    cloud = await Aws.open("eu-west-1", MINE, pace, keys, await server.start())
+    try:
+        yield cloud
+    finally:
+        await cloud.close()
+        await server.stop()
+
+
+@asynccontextmanager
+async def _azure(account: VirtualCloud, pace: Heard, secret: str) -> AsyncIterator[Cloud]:
+    server = Server(Arm(account, "sub", "westeurope", [SECRET]))
+    keys = {"subscriptionID": "sub"}
+    cloud = await Azure.open("westeurope", pace, keys, await server.start(), Bearer(secret))
+    try:
+        yield cloud
+    finally:
+        await cloud.close()
+        await server.stop()
+
+
+def arm_id(what: str, name: str) -> str:
+    """Return an id of Azure's; subnets are in virtual networks of their own."""
+    group = "/subscriptions/sub/resourcegroups/group/providers"
+    kinds = {
+        "machine": "Microsoft.Compute/virtualMachines/{}",
+        "subnet": "microsoft.network/virtualnetworks/net-{}/subnets/{}",
+        "group": "microsoft.network/networksecuritygroups/{}",
+    }
+    return f"{group}/{kinds[what].format(name, name)}" if what in kinds else name
+
+
+_AWS_DIFFERS = dict.fromkeys((Refusal.NO_FAMILY, Refusal.INDEX_TAKEN, Refusal.NOT_ASSIGNED), Trouble.INVALID)
+"""EC2 says `InvalidParameterValue` of all of these."""
+
+_AZURE_DIFFERS = dict.fromkeys(set(Refusal) - set(AZURE_CODES), Trouble.INVALID)
+"""Azure has no code for what cannot be asked of it."""
+
 SETTINGS: Mapping[str, Setting] = {
     "direct-alibaba": Setting("alibaba", _direct),
     "direct-aws": Setting("aws", _direct),
     "direct-azure": Setting("azure", _direct),
     "alibaba": Setting("alibaba", _alibaba, signed=True),
+    "aws": Setting("aws", _aws, signed=True, differs=_AWS_DIFFERS),
+    "azure": Setting("azure", _azure, arm_id, differs=_AZURE_DIFFERS),
 }
 """By name. Whoever adds a wire adds a line here, and all facts of tests/ipam/test_clouds.py hold for it."""
 

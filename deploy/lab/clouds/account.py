@@ -147,7 +147,8 @@ class Account:
             most = limits.ipv4 if family == "4" else limits.ipv6
         else:
             most = self.rules.most_unattached
-        self.require(Refusal.ADDRESS_LIMIT, nic.slots(family) + count <= most, f"{most} IPv{family} on {nic.id}")
+        used = nic.slots("4") + nic.slots("6") if self.rules.families_share else nic.slots(family)
+        self.require(Refusal.ADDRESS_LIMIT, used + count <= most, f"{most} IPv{family} on {nic.id}")
         fresh: list[str] = []
         space = net.spaces[family]
         try:

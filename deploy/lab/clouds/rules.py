@@ -21,6 +21,7 @@ class Rules:
     interface can be spoken of by its id. `limits` are buckets by action or verb, `shares` maps an action or verb to the
     bucket that it has in common with others. `head` and `tail`: addresses of a subnet that the provider keeps. `page`: results
     of one describe. `named`: items have names (Azure). `assign_tokens`: a token makes an assignment happen once.
+    `families_share`: both families of an interface together have the limit that each has elsewhere (Azure).
     """
 
     provider: Provider
@@ -35,6 +36,7 @@ class Rules:
     mac: str = "02:00:{0:02x}:{1:02x}:{2:02x}:{3:02x}"
     named: bool = False
     assign_tokens: bool = False
+    families_share: bool = False
     most_unattached: int = 50
     most_interfaces: int = 50_000
     latency_s: float = 0.0
@@ -108,6 +110,7 @@ AZURE = Rules(
     tail=1,
     interface_id="/subscriptions/{subscription}/resourcegroups/{group}/providers/microsoft.network/networkinterfaces/nic-{number}",
     named=True,
+    families_share=True,
     change_s=0.5,
     latency_s=0.3,
 )
