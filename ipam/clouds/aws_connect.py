@@ -22,6 +22,7 @@ def connect(region: str, keys: Mapping[str, str], endpoint: str) -> tuple[Any, t
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
         from botocore.session import Session
     except ImportError as error:
         raise CloudError(Trouble.UNSUPPORTED, "", f"install tidegate[aws]: {error}") from error
@@ -41,7 +42,7 @@ def connect(region: str, keys: Mapping[str, str], endpoint: str) -> tuple[Any, t
         client = session.client("ec2", config=config, endpoint_url=endpoint or None)
     except BotoCoreError as error:
         raise translate(error) from error
-    return client, (BotoCoreError, ClientError)
+    return client, (BotoCoreError, ClientError, ResponseParserError)
 
 
 @cache
