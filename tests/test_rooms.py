@@ -37,10 +37,17 @@ DOORS = {
         ("datapath/tables/", "datapath/facts.py"),
         "netlink is spoken by tables and facts only, so that everything else is a pure function of rows",
     ),
+    "aliyunsdkcore": (("ipam/clouds/",), "a cloud's SDK is reached through the protocol of ipam/cloud.py only"),
+    "aliyunsdkecs": (("ipam/clouds/",), "a cloud's SDK is reached through the protocol of ipam/cloud.py only"),
+    "aliyunsdkvpc": (("ipam/clouds/",), "a cloud's SDK is reached through the protocol of ipam/cloud.py only"),
     "aiohttp": (
-        ("kube/client.py", "operator/http.py", "datapath/", "deploy/lab/"),
-        "the API server is reached through tidegate.kube.client only",
+        ("kube/client.py", "operator/http.py", "datapath/", "deploy/lab/", "ipam/clouds/azure"),
+        "the API server is reached through tidegate.kube.client only; the SDK of Azure speaks through it, too",
     ),
+    "azure": (("ipam/clouds/",), "clouds are asked through the protocol of tidegate.ipam.cloud; SDKs are large, and extras"),
+    "boto3": (("ipam/clouds/",), "clouds are asked through the protocol of tidegate.ipam.cloud; SDKs are large, and extras"),
+    "botocore": (("ipam/clouds/",), "clouds are asked through the protocol of tidegate.ipam.cloud; SDKs are large, and extras"),
+    "moto": ((), "it is a second opinion for tests"),
 }  # fmt: skip
 
 BANNED = {"utils", "helpers", "common", "base", "manager", "misc", "data", "info"}
