@@ -135,11 +135,11 @@ class Account:
 
     def take(self, nic: Nic, kind: Kind, count: int, names: Sequence[str]) -> Sequence[str]:
         """Take so many items for an interface, all or none."""
+        if not count:
+            return []
         self.require(Refusal.UNSUPPORTED, kind in self.rules.abilities.kinds, kind.value)
         family: Literal["4", "6"] = "4" if kind in FAMILY_4 else "6"
         net = self.nets[nic.subnet]
-        if not count:
-            return []
         self.require(Refusal.NO_FAMILY, family in net.spaces, f"IPv{family} in {net.id}")
         if nic.instance:
             limits = self.machines[nic.instance].type
