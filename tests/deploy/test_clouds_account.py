@@ -169,6 +169,20 @@ def test_a_machine_that_ends_while_it_gets_an_interface_frees_it() -> None:
     assert [*made.nics] == [stays.id]
 
 
+def test_a_detachment_that_the_end_of_a_machine_overtook_does_not_touch_the_next_one() -> None:
+    time = Time()
+    made = account(time=time, attach_s=0.0, detach_s=5.0)
+    made.launch("next", "ecs.g7.large", "s", ["g"])
+    nic = create(made)
+    made.attach(nic.id, "i")
+    made.detach(nic.id, "i")
+    made.end("i")
+    made.attach(nic.id, "next")
+    time.now_s = 5.0
+    made.settle()
+    assert (nic.state, nic.instance) == ("InUse", "next")
+
+
 def test_what_came_with_a_machine_stays_with_it() -> None:
     made = account()
     [native] = made.nics.values()
