@@ -216,5 +216,5 @@ def test_the_examples_are_accepted() -> None:
     files = sorted(EXAMPLES.glob("*.yaml"))
     _, inputs, statuses, problems = decided(holding(Memory(), **{file.stem: file.read_text() for file in files}))
     assert problems == {}
-    assert len(inputs.services) == len(statuses) == 3
+    assert len(inputs.services) == len(statuses) == 4
     assert {accepted(statuses, each.name) for each in inputs.services} == {"Accepted"}
