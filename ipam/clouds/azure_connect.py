@@ -69,7 +69,7 @@ class Connection:
             reading = verb is Verb.DESCRIBE or _method(failure) == "GET"
             if error.trouble is Trouble.THROTTLED:
                 self._pace.throttled(Verb.DESCRIBE if reading else verb, error.retry_s)
-            # A refused look at an operation leaves open what became of it.
+            # What a look at an operation says, or that there was none, leaves open what became of it.
             error.done = verb is not Verb.DESCRIBE and (error.done or reading)
             raise error from failure
         finally:
