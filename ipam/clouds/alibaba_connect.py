@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -55,6 +56,8 @@ def client(
     Raises `CloudError` where there are no credentials. The signer is put in its place by hand: the SDK would prefer variables of
     the environment to a role and to temporary keys.
     """
+    # Its log repeats requests that were refused, with their tokens; whatever it says is raised as well.
+    logging.getLogger("aliyunsdkcore").setLevel(logging.CRITICAL + 1)
     core = _sdk("aliyunsdkcore.client")
     credentials = _sdk("aliyunsdkcore.auth.credentials")
     id, secret, token = (keys.get(name, "") for name in ("accessKeyID", "secretAccessKey", "sessionToken"))

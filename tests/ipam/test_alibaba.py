@@ -93,6 +93,36 @@ async def test_nobody_at_the_endpoint_is_unavailable() -> None:
     await cloud.close()
 
 
+async def test_a_refused_signature_repeats_neither_key_nor_token_anywhere(caplog: pytest.LogCaptureFixture) -> None:
+    """The provider's message is the whole request, the token of temporary keys included."""
+    caplog.set_level("DEBUG")
+    repeated = f"server string to sign is:POST&%2F&AccessKeyId%3D{KEY}%26SecurityToken%3D{SECRET}"
+    async with clouds.world("alibaba") as world:
+        world.account.gate.faults.add(Verb.DESCRIBE, [Fault(RawRefused(400, "SignatureDoesNotMatch", repeated))])
+        with pytest.raises(CloudError) as caught:
+            await world.ours()
+    assert caught.value.trouble is Trouble.DENIED
+    told = [str(caught.value), *(record.getMessage() for record in caplog.records if record.name.startswith("aliyun"))]
+    assert all(word not in text for word in (KEY, SECRET) for text in told)
+
+
+async def test_a_list_by_tag_shows_a_thousand_and_does_not_say_that_there_are_more() -> None:
+    """So does the provider; the fake must, or the adapter's way around it would not be tested."""
+    async with clouds.world("alibaba") as world:
+        for _ in range(1001):
+            world.account.create("", "large", ["sg"], MINE, Kind.ADDRESS_4, 0)
+        [(key, value)] = MINE.items()
+        effect = front.ACTIONS["DescribeNetworkInterfaces"][2]
+        asked = {"Tag.1.Key": key, "Tag.1.Value": value, "MaxResults": "500"}
+        first = effect(world.account, asked)
+        last = effect(world.account, {**asked, "NextToken": first["NextToken"]})
+        assert (first["TotalCount"], len(last["NetworkInterfaceSets"]["NetworkInterfaceSet"]), last["NextToken"]) == (
+            1000,
+            500,
+            "",
+        )
+
+
 async def test_an_answer_that_names_no_interface_is_repeated_with_its_token() -> None:
     async with clouds.world("alibaba") as world:
         asked = front.ACTIONS["CreateNetworkInterface"]
