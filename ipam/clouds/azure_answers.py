@@ -83,9 +83,7 @@ def translate(failure: Exception) -> CloudError:
     code = (failure.error and failure.error.code) or ""
     trouble = TROUBLES.get(code) or STATUSES.get(status) or (Trouble.INVALID if 400 <= status < 500 else Trouble.UNAVAILABLE)
     message = (failure.error and failure.error.message) or failure.reason or ""
-    # An operation that fails after it was accepted answers 200 to whoever asks how it goes.
-    done = status >= 500 or status < 300
-    return CloudError(trouble, code or str(status), message, done=done, retry_s=_seconds(headers.get("Retry-After", "")))
+    return CloudError(trouble, code or str(status), message, done=status >= 500, retry_s=_seconds(headers.get("Retry-After", "")))
 
 
 def _seconds(text: str) -> float:

@@ -69,7 +69,7 @@ class Connection:
             reading = verb is Verb.DESCRIBE or _method(failure) == "GET"
             if error.trouble is Trouble.THROTTLED:
                 self._pace.throttled(Verb.DESCRIBE if reading else verb, error.retry_s)
-            # A refused look at an operation leaves open what became of it.
+            # What a look at an operation says, or that there was none, leaves open what became of it.
             error.done = verb is not Verb.DESCRIBE and (error.done or reading)
             raise error from failure
         finally:
@@ -106,7 +106,7 @@ async def connect(pace: Pace, keys: Keys, endpoint: str, credential: Any) -> Con
         network, compute = await asyncio.to_thread(_load)
     except ImportError as error:
         raise CloudError(Trouble.UNSUPPORTED, "", f"install tidegate[azure]: {error}") from error
-    who = credential or _credential(keys)
+    who = credential or credential_of(keys)
     network, compute = (make(who, keys.subscriptionID, **_options(pace, endpoint)) for make in (network, compute))
     return Connection(network, compute, who, pace)
 
@@ -156,7 +156,8 @@ async def _send_once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHand
         raise aiohttp.ClientError(str(error)) from error
 
 
-def _credential(keys: Keys) -> Any:
+def credential_of(keys: Keys) -> Any:
+    """Return a credential of the SDK's: the service principal of the keys, or else what the machine and the environment give."""
     from azure.identity import aio
 
     if keys.clientSecret:
