@@ -123,6 +123,24 @@ async def test_a_list_by_tag_shows_a_thousand_and_does_not_say_that_there_are_mo
         )
 
 
+async def test_switches_that_change_while_they_are_listed_are_no_picture() -> None:
+    async with clouds.world("alibaba") as world:
+        nets = world.account.nets
+        for number in range(120):
+            world.account.add_subnet(f"many-{number:03d}", "vpc-1", "zone-1", [f"10.80.{number}.0/24"], {"many": "yes"})
+        assert len(await world.cloud.subnets([], {"many": "yes"}, LOOK)) == 120
+
+        def lose(stage: str, _call: object) -> None:
+            if stage == "after":
+                nets.pop("many-000", None)
+
+        world.account.gate.witness = lose
+        with pytest.raises(CloudError) as caught:
+            await world.cloud.subnets([], {"many": "yes"}, LOOK)
+        assert caught.value.trouble is Trouble.UNAVAILABLE
+        assert len(await world.cloud.subnets([], {"many": "yes"}, LOOK)) == 119
+
+
 async def test_an_answer_that_names_no_interface_is_repeated_with_its_token() -> None:
     async with clouds.world("alibaba") as world:
         asked = front.ACTIONS["CreateNetworkInterface"]
