@@ -16,7 +16,7 @@ from clouds import KEY, MINE, SECRET, Heard
 from tidegate.ipam.cloud import CloudError, Kind, Purpose, Trouble, Verb
 from tidegate.ipam.clouds import alibaba_connect as connect
 from tidegate.ipam.clouds.alibaba import Alibaba
-from tidegate.ipam.clouds.alibaba_answers import TROUBLE
+from tidegate.ipam.clouds.alibaba_answers import TROUBLE, read_interface
 from tidegate.lab.clouds import alibaba as front
 from tidegate.lab.clouds.faults import Fault, Moment
 from tidegate.lab.clouds.refusals import RawRefused
@@ -307,3 +307,16 @@ async def test_a_reset_between_effect_and_answer_is_found_by_the_token_of_the_as
         again = await world.cloud.assign("t", nic.id, Kind.PREFIX_4, 1, LOOK)
         assert again == list(world.account.nic(nic.id).prefixes)
         assert len(again) == 1
+
+
+@pytest.mark.parametrize(("attachment", "index"), [({}, -1), (None, -1), ({"DeviceIndex": 0}, -1), ({"DeviceIndex": 2}, 2)])
+def test_an_index_that_is_not_told_is_unknown(attachment: object, index: int) -> None:
+    told = {"MacAddress": "00:16:3E:00:00:01", "VSwitchId": "v", "PrivateIpAddress": "10.0.0.1", "InstanceId": "i"}
+    read = read_interface({"NetworkInterfaceId": "e", "Status": "InUse", "Attachment": attachment, **told})
+    assert (read.index, read.mac, read.instance) == (index, "00:16:3e:00:00:01", "i")
+
+
+@pytest.mark.parametrize(("status", "state"), [("Deleting", "Detaching"), ("InUse", "InUse"), ("Something", "Creating")])
+def test_a_state_that_is_not_ready_is_never_taken_for_one_that_is(status: str, state: str) -> None:
+    told = {"MacAddress": "m", "VSwitchId": "v", "PrivateIpAddress": "10.0.0.1"}
+    assert read_interface({"NetworkInterfaceId": "e", "Status": status, **told}).state == state
