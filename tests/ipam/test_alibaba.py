@@ -116,11 +116,8 @@ async def test_a_list_by_tag_shows_a_thousand_and_does_not_say_that_there_are_mo
         asked = {"Tag.1.Key": key, "Tag.1.Value": value, "MaxResults": "500"}
         first = effect(world.account, asked)
         last = effect(world.account, {**asked, "NextToken": first["NextToken"]})
-        assert (first["TotalCount"], len(last["NetworkInterfaceSets"]["NetworkInterfaceSet"]), last["NextToken"]) == (
-            1000,
-            500,
-            "",
-        )
+        shown = [answer["NetworkInterfaceSets"]["NetworkInterfaceSet"] for answer in (first, last)]
+        assert ([len(each) for each in shown], last["NextToken"]) == ([500, 500], "")
 
 
 async def test_switches_that_change_while_they_are_listed_are_no_picture() -> None:
