@@ -243,15 +243,21 @@ class Alibaba:
     async def _switches(self, filters: Mapping[str, object], purpose: Purpose) -> list[Answer]:
         """Return all pages of DescribeVSwitches, which pages by numbers."""
         found: list[Answer] = []
+        totals: set[int] = set()
         number = 1
         while True:
             asked = {**filters, "PageSize": SWITCH_PAGE, "PageNumber": number}
             answer = await self._send(Verb.DESCRIBE, purpose, "DescribeVSwitches", asked)
             page = answers.find(answer, "VSwitches.VSwitch")
             found += page
-            if len(page) < SWITCH_PAGE:
-                return found
-            number += 1
+            totals.add(answer["TotalCount"])
+            if len(page) == SWITCH_PAGE:
+                number += 1
+                continue
+            # One that goes while pages are read moves another one to a page that was read before.
+            if totals != {len(found)}:
+                raise CloudError(Trouble.UNAVAILABLE, "PartialAnswer", "vSwitches changed while they were listed")
+            return found
 
     async def _send(self, verb: Verb, purpose: Purpose, action: str, asked: Mapping[str, object]) -> Answer:
         return await self._requests.send(verb, purpose, lambda: self._ask(action, asked))

@@ -104,8 +104,9 @@ def read_interface(answer: Answer) -> Interface:
         mac=answer["MacAddress"].lower(),
         subnet=answer["VSwitchId"],
         state=_STATES.get(answer["Status"], "Creating"),
-        instance=answer.get("InstanceId") or attachment.get("InstanceId", ""),
-        index=attachment.get("DeviceIndex", -1),
+        instance=answer.get("InstanceId") or attachment.get("InstanceId") or "",
+        # Not public yet, and never 0 for one that was attached later.
+        index=attachment.get("DeviceIndex") or -1,
         primary=answer["PrivateIpAddress"],
         addresses=list(map(canonical, addresses)),
         prefixes=list(map(canonical, prefixes)),
@@ -120,8 +121,7 @@ _STATES: Mapping[str, State] = {
     "Attaching": "Attaching",
     "InUse": "InUse",
     "Detaching": "Detaching",
-    "Linked": "InUse",
-    "Unlinked": "Available",
+    "Deleting": "Detaching",
 }
 
 

@@ -16,7 +16,7 @@ from clouds import KEY, MINE, SECRET, Heard
 from tidegate.ipam.cloud import CloudError, Kind, Purpose, Trouble, Verb
 from tidegate.ipam.clouds import alibaba_connect as connect
 from tidegate.ipam.clouds.alibaba import Alibaba
-from tidegate.ipam.clouds.alibaba_answers import TROUBLE
+from tidegate.ipam.clouds.alibaba_answers import TROUBLE, read_interface
 from tidegate.lab.clouds import alibaba as front
 from tidegate.lab.clouds.faults import Fault, Moment
 from tidegate.lab.clouds.refusals import RawRefused
@@ -116,11 +116,26 @@ async def test_a_list_by_tag_shows_a_thousand_and_does_not_say_that_there_are_mo
         asked = {"Tag.1.Key": key, "Tag.1.Value": value, "MaxResults": "500"}
         first = effect(world.account, asked)
         last = effect(world.account, {**asked, "NextToken": first["NextToken"]})
-        assert (first["TotalCount"], len(last["NetworkInterfaceSets"]["NetworkInterfaceSet"]), last["NextToken"]) == (
-            1000,
-            500,
-            "",
-        )
+        shown = [answer["NetworkInterfaceSets"]["NetworkInterfaceSet"] for answer in (first, last)]
+        assert ([len(each) for each in shown], last["NextToken"]) == ([500, 500], "")
+
+
+async def test_switches_that_change_while_they_are_listed_are_no_picture() -> None:
+    async with clouds.world("alibaba") as world:
+        nets = world.account.nets
+        for number in range(120):
+            world.account.add_subnet(f"many-{number:03d}", "vpc-1", "zone-1", [f"10.80.{number}.0/24"], {"many": "yes"})
+        assert len(await world.cloud.subnets([], {"many": "yes"}, LOOK)) == 120
+
+        def lose(stage: str, _call: object) -> None:
+            if stage == "after":
+                nets.pop("many-000", None)
+
+        world.account.gate.witness = lose
+        with pytest.raises(CloudError) as caught:
+            await world.cloud.subnets([], {"many": "yes"}, LOOK)
+        assert caught.value.trouble is Trouble.UNAVAILABLE
+        assert len(await world.cloud.subnets([], {"many": "yes"}, LOOK)) == 119
 
 
 async def test_an_answer_that_names_no_interface_is_repeated_with_its_token() -> None:
@@ -289,3 +304,16 @@ async def test_a_reset_between_effect_and_answer_is_found_by_the_token_of_the_as
         again = await world.cloud.assign("t", nic.id, Kind.PREFIX_4, 1, LOOK)
         assert again == list(world.account.nic(nic.id).prefixes)
         assert len(again) == 1
+
+
+@pytest.mark.parametrize(("attachment", "index"), [({}, -1), (None, -1), ({"DeviceIndex": 0}, -1), ({"DeviceIndex": 2}, 2)])
+def test_an_index_that_is_not_told_is_unknown(attachment: object, index: int) -> None:
+    told = {"MacAddress": "00:16:3E:00:00:01", "VSwitchId": "v", "PrivateIpAddress": "10.0.0.1", "InstanceId": "i"}
+    read = read_interface({"NetworkInterfaceId": "e", "Status": "InUse", "Attachment": attachment, **told})
+    assert (read.index, read.mac, read.instance) == (index, "00:16:3e:00:00:01", "i")
+
+
+@pytest.mark.parametrize(("status", "state"), [("Deleting", "Detaching"), ("InUse", "InUse"), ("Something", "Creating")])
+def test_a_state_that_is_not_ready_is_never_taken_for_one_that_is(status: str, state: str) -> None:
+    told = {"MacAddress": "m", "VSwitchId": "v", "PrivateIpAddress": "10.0.0.1"}
+    assert read_interface({"NetworkInterfaceId": "e", "Status": status, **told}).state == state

@@ -144,13 +144,12 @@ def _interfaces(cloud: VirtualCloud, asked: Parameters) -> Answer:
     shown = sorted(found)[:MOST_BY_TAG] if wanted else sorted(found)
     page, following = wire.page(shown, asked, 500)
     sets = [_interface(found[id]) for id in page]
-    return {"NetworkInterfaceSets": {"NetworkInterfaceSet": sets}, "TotalCount": len(shown), "NextToken": following}
+    return {"NetworkInterfaceSets": {"NetworkInterfaceSet": sets}, "NextToken": following}
 
 
 def _interface(nic: Nic) -> Answer:
     fours = [{"PrivateIpAddress": nic.primary, "Primary": True}]
     fours += [{"PrivateIpAddress": item, "Primary": False} for item in nic.of(Kind.ADDRESS_4)]
-    attachment = {"InstanceId": nic.instance, "DeviceIndex": nic.index} if nic.instance else {}
     return {
         "NetworkInterfaceId": nic.id,
         "Status": nic.state,
@@ -163,7 +162,6 @@ def _interface(nic: Nic) -> Answer:
         "Description": nic.description,
         "InstanceId": nic.instance,
         "DeleteOnRelease": nic.delete_with_instance,
-        "Attachment": attachment,
         "SecurityGroupIds": {"SecurityGroupId": list(nic.groups)},
         "PrivateIpSets": {"PrivateIpSet": fours},
         "Ipv6Sets": {"Ipv6Set": [{"Ipv6Address": item} for item in nic.of(Kind.ADDRESS_6)]},

@@ -110,10 +110,8 @@ def check(method: str, parameters: Parameters, secrets: Mapping[str, str], now_s
 
 
 def page(ids: Sequence[str], parameters: Parameters, most: int) -> tuple[Sequence[str], str]:
-    """Return the ids of the page that was asked for, and the token of the next one. Raises `Refused` with INVALID."""
-    size = int(parameters.get("MaxResults", "10"))
-    if not 1 <= size <= most:
-        raise Refused(Refusal.INVALID, f"MaxResults is {size}, at most {most}")
+    """Return the ids of one page, and the token of the next one; a page has 10 to `most` of them, whatever is asked."""
+    size = min(max(int(parameters.get("MaxResults", "10")), 10), most)
     last = base64.urlsafe_b64decode(parameters.get("NextToken", "")).decode()
     rest = sorted(id for id in ids if id > last)
     return rest[:size], base64.urlsafe_b64encode(rest[size - 1].encode()).decode() if len(rest) > size else ""

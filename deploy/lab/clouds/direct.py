@@ -191,14 +191,11 @@ class DirectCloud:
             raise CloudError(Trouble.UNSUPPORTED, Refusal.UNSUPPORTED.value, f"{kind.value} does not exist here")
 
     async def _pages(self, action: str, listed: Callable[[], Sequence[Result]], purpose: Purpose) -> list[Result]:
-        """Return a list, one request a page; at least one."""
-        found: list[Result] = []
-        page = self.cloud.rules.page
-        while True:
-            whole = await self._call(Verb.DESCRIBE, action, "", purpose, listed)
-            found += whole[len(found) : len(found) + page]
-            if len(found) >= len(whole):
-                return found
+        """Return a list as it was at the first of its requests, one a page and at least one."""
+        found = list(await self._call(Verb.DESCRIBE, action, "", purpose, listed))
+        for _ in range(self.cloud.rules.page, len(found), self.cloud.rules.page):
+            await self._call(Verb.DESCRIBE, action, "", purpose, lambda: None)
+        return found
 
     async def _call(self, verb: Verb, action: str, of: str, purpose: Purpose, effect: Callable[[], Result]) -> Result:
         await self.pace.wait(verb, purpose)
