@@ -1,5 +1,5 @@
 #!/bin/sh
-# Passes all tests on a fresh Debian or Ubuntu machine; run as root. Arguments choose tiers: lint types unit bpf netns vm cluster.
+# Passes all tests on a fresh Debian or Ubuntu machine; run as root. Arguments choose tiers: lint types unit cloud bpf netns vm cluster.
 # The first run sets everything up and builds Kubernetes (about ten minutes on two cores), later ones need about twenty.
 set -eu
 cd "$(dirname "$0")/.."
@@ -17,7 +17,7 @@ emulator_packages() {
 }
 
 mount_root tests/run.sh "$@"
-tiers=${*:-lint types unit bpf netns vm cluster}
+tiers=${*:-lint types unit cloud bpf netns vm cluster}
 packages="$(lab_packages) git iperf3 tcpdump tshark"
 case " $tiers " in *" vm "*) packages="$packages $(emulator_packages)" ;; esac
 set_up "$packages" deploy/requirements-dev.txt
@@ -41,7 +41,8 @@ run_tests() { .venv/bin/python tests/support/all_ran.py "$@"; }
 
 tier lint lint
 tier types sh tests/types.sh
-tier unit run_tests -m "not bpf and not netns and not cluster and not apiserver and not vm"
+tier unit run_tests -m "not cloud and not bpf and not netns and not cluster and not apiserver and not vm"
+tier cloud run_tests -m cloud
 tier bpf run_tests -m bpf
 tier netns run_tests -m netns
 tier vm run_tests -m vm
