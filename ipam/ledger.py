@@ -196,7 +196,10 @@ def observe(node: str, ledger: NodeCloud, memory: Memory, look: Look, adopts_all
         return ledger, memory
     # Those that were seen again are there after all.
     gone = {id: when for id, when in memory.gone.items() if id not in look.seen}
-    return ledger, replace(memory, looked=max(memory.looked, look.began), lacking=lacking, gone=gone)
+    # What is there beyond the ledger, or is only shown still, is looked at again.
+    more = any(not set(items(each)).issuperset(items(look.seen[each.id])) for each in ledger.interfaces if each.id in look.seen)
+    doubted = look.began + SETTLE_S if more else memory.doubted
+    return ledger, replace(memory, looked=max(memory.looked, look.began), lacking=lacking, gone=gone, doubted=doubted)
 
 
 def _observe_state(ledger: NodeCloud, interface: CloudInterface, shown: Interface, settled: bool) -> NodeCloud:

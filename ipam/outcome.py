@@ -72,9 +72,9 @@ def apply(
             return book.drop(ledger, intent.interface)
 
 
-def remember(view: NodeView, intent: Intent, now: float) -> NodeView:
-    """Return the node with what a call that went well leaves to be remembered."""
-    memory = replace(view.memory, changed=now)
+def remember(view: NodeView, intent: Intent, contested: bool, now: float) -> NodeView:
+    """Return the node with what a call that went well leaves to be remembered; `contested`: another ledger has what it brought."""
+    memory = replace(view.memory, changed=now, doubted=now + book.SETTLE_S if contested else view.memory.doubted)
     match intent.verb:
         case "unassign":
             recent = {item: when for item, when in memory.given.items() if now < when + 2 * book.SETTLE_S}

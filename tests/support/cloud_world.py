@@ -320,7 +320,8 @@ class World:
         """The ledgers name exactly what the cloud has of ours."""
         held = {each.id: set(items(each)) for ledger in self.ledgers.values() for each in ledger.interfaces}
         there = {nic.id: set(nic.items) for nic in self.ours()}
-        assert there == {id: here for id, here in held.items() if here or id in there}
+        named = {id: here for id, here in held.items() if here or id in there}
+        assert there == named, f"there and not named, or named and not there: {_difference(there, named)}"
         if self.rules.abilities.creates_interfaces:
             assert there.keys() == held.keys()
             found = DirectCloud(self.cloud, {CLUSTER_TAG: self.cluster}, _NoPace())
@@ -385,6 +386,12 @@ def _is_end(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return all(_is_end(each) for each in error.exceptions)
     return isinstance(error, Killed | Conflict | Stopped)
+
+
+def _difference(there: Mapping[str, set[str]], named: Mapping[str, set[str]]) -> list[tuple[str, set[str], set[str]]]:
+    ids = there.keys() | named.keys()
+    pairs = [(id, there.get(id, set()), named.get(id, set())) for id in sorted(ids)]
+    return [(id, here - said, said - here) for id, here, said in pairs if here != said or (id in there) != (id in named)]
 
 
 class _NoPace:
