@@ -73,7 +73,7 @@ def apply(
 
 
 def remember(view: NodeView, intent: Intent, contested: bool, now: float) -> NodeView:
-    """Return the node with what a call that went well leaves to be remembered; `contested`: another ledger has what it brought."""
+    """Return the node with what a successful call leaves to be remembered; `contested`: another ledger has an item it brought."""
     memory = replace(view.memory, changed=now, doubted=now + book.SETTLE_S if contested else view.memory.doubted)
     match intent.verb:
         case "unassign":

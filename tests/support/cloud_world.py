@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Literal
 
+import msgspec
+
 from tidegate.crds.ipam import CloudChoice, CloudPool, Provider
 from tidegate.crds.node_state import CloudReceipt, NodeCloud
 from tidegate.ipam.budget import Budget, OwnStore
@@ -222,7 +224,8 @@ class World:
                     raise Conflict(node)
                 world.at("before", "write")
                 await asyncio.sleep(0.01)
-                world.ledgers[node] = ledger
+                # As it would come back from the API server.
+                world.ledgers[node] = msgspec.json.decode(msgspec.json.encode(ledger), type=NodeCloud)
                 world.writes += 1
                 if world.checks:
                     world.check_owners()
