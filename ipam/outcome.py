@@ -81,7 +81,7 @@ def remember(view: NodeView, intent: Intent, contested: bool, now: float) -> Nod
             memory = replace(memory, given={**recent, **dict.fromkeys(intent.items, now)})
         case "delete":
             known = {id: when for id, when in memory.forgotten.items() if now < when + 2 * book.SETTLE_S}
-            memory = replace(memory, forgotten={**known, intent.interface: now})
+            memory = replace(memory, forgotten={**known, intent.interface: now}, doubted=now + book.SETTLE_S)
         case "attach":
             return replace(view, memory=memory, bad_indexes=frozenset())
         case _:

@@ -145,3 +145,12 @@ def test_a_new_proposal_voids_old_answers() -> None:
     withdrawn = book.propose(first, ())
     again = book.propose(withdrawn, ["10.0.0.1"])
     assert len({first.round, withdrawn.round, again.round}) == 3
+
+
+def test_an_interface_deleted_on_a_false_word_comes_back() -> None:
+    """A cloud that said it does not exist, and shows it later: it is the node's again, to be deleted once more."""
+    stray = shown("a", "10.0.0.1", state="Available", instance="")
+    memory = replace(OLD, changed=LATE - 1, forgotten={"a": LATE - 1})
+    assert seen_by(ledger(), look(stray), memory)[0].interfaces == ()
+    after, _ = seen_by(ledger(), look(stray, began=LATE + SETTLE_S), memory)
+    assert [(each.id, each.state, each.handed) for each in after.interfaces] == [("a", "Available", False)]
