@@ -51,7 +51,7 @@ class Intent(Model):
 
 
 class NodeCloud(Model):
-    """The ledger of what the node has in the cloud.
+    """The ledger of what the node has in the cloud. It is that of the machine `instance`: an agent on another one has nothing.
 
     `counter` numbers the tokens of its calls. `releasing` are items that shall be given up, `round` counts the proposals: an
     answer counts for the proposal whose number it bears.

@@ -57,6 +57,8 @@ def clear(scene: Scene) -> Action | str:
         if here := book.items(interface):
             return take_away(scene, interface, here)
         return scene.write(Purpose.CLEANING, book.drop(view.ledger, interface.id))
+    if view.memory.looked < view.memory.doubted:
+        return "waits for a look that shows nothing any more"
     # Counter and round go on, so that no token and no answer is mistaken for an older one.
     fresh = NodeCloud(pool=view.ledger.pool, counter=view.ledger.counter, round=view.ledger.round + 1)
     if view.wanted and view.instance != view.ledger.instance:

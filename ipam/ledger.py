@@ -196,7 +196,10 @@ def observe(node: str, ledger: NodeCloud, memory: Memory, look: Look, adopts_all
         return ledger, memory
     # Those that were seen again are there after all.
     gone = {id: when for id, when in memory.gone.items() if id not in look.seen}
-    return ledger, replace(memory, looked=max(memory.looked, look.began), lacking=lacking, gone=gone)
+    # What is there beyond the ledger, or is only shown still, is looked at again.
+    more = any(not set(items(each)).issuperset(items(look.seen[each.id])) for each in ledger.interfaces if each.id in look.seen)
+    doubted = look.began + SETTLE_S if more else memory.doubted
+    return ledger, replace(memory, looked=max(memory.looked, look.began), lacking=lacking, gone=gone, doubted=doubted)
 
 
 def _observe_state(ledger: NodeCloud, interface: CloudInterface, shown: Interface, settled: bool) -> NodeCloud:
@@ -247,12 +250,15 @@ def _adoptable(item: str, look: Look, memory: Memory) -> bool:
 def _observe_stranger(
     node: str, ledger: NodeCloud, shown: Interface, look: Look, memory: Memory, certain: bool, adopts_all: bool
 ) -> NodeCloud:
-    """Take an interface in that the ledger does not name: one that an intent made, or one that is on the machine and ours."""
+    """Take in an interface that the ledger does not name: made by an intent, on the machine, or tagged for the node.
+
+    A cloud may say of an interface just made that it does not exist: one that was deleted on that word comes back here.
+    """
     made = any(intent.verb == "create" and intent.token == shown.tags.get(TOKEN_TAG) for intent in ledger.intents)
     here = bool(shown.instance) and shown.instance == ledger.instance
     ours = adopts_all or shown.tags.get(NODE_TAG) == node
     known = certain and look.began >= memory.forgotten.get(shown.id, float("-inf")) + SETTLE_S
-    if not made and not (here and ours and (known or adopts_all)):
+    if not made and not (ours and (here or not shown.instance) and (known or adopts_all)):
         return ledger
     entry = look.describe(shown)
     kept = [item for item in items(entry) if _adoptable(item, look, memory)] if certain or made else []

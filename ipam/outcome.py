@@ -72,16 +72,16 @@ def apply(
             return book.drop(ledger, intent.interface)
 
 
-def remember(view: NodeView, intent: Intent, now: float) -> NodeView:
-    """Return the node with what a call that went well leaves to be remembered."""
-    memory = replace(view.memory, changed=now)
+def remember(view: NodeView, intent: Intent, contested: bool, now: float) -> NodeView:
+    """Return the node with what a successful call leaves to be remembered; `contested`: another ledger has an item it brought."""
+    memory = replace(view.memory, changed=now, doubted=now + book.SETTLE_S if contested else view.memory.doubted)
     match intent.verb:
         case "unassign":
             recent = {item: when for item, when in memory.given.items() if now < when + 2 * book.SETTLE_S}
             memory = replace(memory, given={**recent, **dict.fromkeys(intent.items, now)})
         case "delete":
             known = {id: when for id, when in memory.forgotten.items() if now < when + 2 * book.SETTLE_S}
-            memory = replace(memory, forgotten={**known, intent.interface: now})
+            memory = replace(memory, forgotten={**known, intent.interface: now}, doubted=now + book.SETTLE_S)
         case "attach":
             return replace(view, memory=memory, bad_indexes=frozenset())
         case _:

@@ -219,10 +219,10 @@ class Steward:
         self._budget.report(True)
         self._denials, self.problem = 0, ""
         self.troubles.pop(name, None)
-        await self._wait_for_owners(name, result)
+        contested = await self._wait_for_owners(name, result)
         now = self.clock()
         view = self.nodes[name]
-        self.nodes[name] = outcome.remember(view, intent, now)
+        self.nodes[name] = outcome.remember(view, intent, contested, now)
         self.picture = outcome.spend(self.picture, view.ledger, intent)
         await self.write(name, lambda ledger: outcome.apply(ledger, intent, result, self.entry, self.others(name)))
         self._survey.expect(now)
@@ -270,12 +270,13 @@ class Steward:
         self._survey.expect(now, machine=name if error.trouble is Trouble.GONE else "")
         asyncio.get_running_loop().call_later(max(self.nodes[name].not_before - now, 0.0), self.wake, name)
 
-    async def _wait_for_owners(self, name: str, result: Interface | tuple[str, ...]) -> None:
-        """Wait until whoever just gave such an item up has written that down."""
+    async def _wait_for_owners(self, name: str, result: Interface | tuple[str, ...]) -> bool:
+        """Wait until whoever just gave such an item up has written that down; tells whether somebody still has one."""
         fresh = book.items(result) if isinstance(result, Interface) else result
         owners = {self._owner[item] for item in fresh if self._owner.get(item, name) != name}
         if pending := [self.flying[owner] for owner in owners if owner in self.flying]:
             await asyncio.wait(pending, timeout=book.SETTLE_S)
+        return any(map(self.others(name), fresh))
 
     def others(self, name: str) -> Callable[[str], bool]:
         """Return what tells whether another node's ledger names an item."""

@@ -214,8 +214,10 @@ def main() -> None:
     asked = options.parse_args()
     chosen = asked.provider or PROVIDERS
     begin = time.monotonic()
-    large = [virtual_time.run(burst(provider, asked.nodes, asked.pods)) for provider in chosen]
-    side = []
+    large, side = [], []
+    for provider in chosen:
+        large.append(virtual_time.run(burst(provider, asked.nodes, asked.pods)))
+        print(f"{provider}: {time.monotonic() - begin:.0f} s", file=sys.stderr)
     for provider in chosen:
         side.append({"allocator": "tidegate", **virtual_time.run(burst(provider, 150, asked.pods))})
         side.append({"allocator": "a node by itself", **virtual_time.run(simple(provider, 150, asked.pods))})

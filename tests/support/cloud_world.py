@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Literal
 
+import msgspec
+
 from tidegate.crds.ipam import CloudChoice, CloudPool, Provider
 from tidegate.crds.node_state import CloudReceipt, NodeCloud
 from tidegate.ipam.budget import Budget, OwnStore
@@ -172,6 +174,7 @@ class World:
 
     def _begin(self) -> None:
         self.checks = self.patience = True
+        self.humans = False
         self.agents: dict[str, Agent] = {}
         self.leaving: set[str] = set()
         self.ledgers: dict[str, NodeCloud] = {}
@@ -185,7 +188,7 @@ class World:
         self._terms = 0
 
     def _witness(self, stage: Stage, call: Call) -> None:
-        if stage == "after" and self.checks:
+        if stage == "after" and self.checks and not self.humans:
             self.check_use()
         self.at(stage, call.action)
 
@@ -195,8 +198,7 @@ class World:
         instance = f"i-{self.cluster}-{name}-{self._terms}"
         self.cloud.launch(instance, self.type, self.home, ["sg"])
         self.agents[name] = Agent(name, instance, self.clock, self.pool.versions, self.pool.cooldownSeconds)
-        if name in self.ledgers:
-            self.agents[name].ledger = self.ledgers[name]
+        # The ledger of a former machine of this name is none of the new one's.
         self.leaving.discard(name)
         self.ledgers.setdefault(name, NodeCloud(pool="p"))
         self.agents[name].scale(pods)
@@ -222,7 +224,8 @@ class World:
                     raise Conflict(node)
                 world.at("before", "write")
                 await asyncio.sleep(0.01)
-                world.ledgers[node] = ledger
+                # As it would come back from the API server.
+                world.ledgers[node] = msgspec.json.decode(msgspec.json.encode(ledger), type=NodeCloud)
                 world.writes += 1
                 if world.checks:
                     world.check_owners()
@@ -275,17 +278,17 @@ class World:
         """Whether the steward ended."""
         return self._work is None or self._work.done()
 
-    async def bury(self) -> BaseException | None:
-        """Make an end of the steward, whatever it is doing; returns what it ended with."""
+    async def bury(self) -> None:
+        """Make an end of the steward, whatever it is doing. Raises what it ended with, unless it was killed or replaced."""
         assert self._work is not None
         self._terms_alive = -1
         self._work.cancel()
         try:
             with suppress(asyncio.CancelledError):
                 await self._work
-        except BaseExceptionGroup as group:
-            return group
-        return None
+        except BaseExceptionGroup as ended:
+            if not _is_end(ended):
+                raise
 
     def check_owners(self) -> None:
         """No item is in two ledgers, and no address has two pods."""
@@ -320,7 +323,8 @@ class World:
         """The ledgers name exactly what the cloud has of ours."""
         held = {each.id: set(items(each)) for ledger in self.ledgers.values() for each in ledger.interfaces}
         there = {nic.id: set(nic.items) for nic in self.ours()}
-        assert there == {id: here for id, here in held.items() if here or id in there}
+        named = {id: here for id, here in held.items() if here or id in there}
+        assert there == named, f"there and not named, or named and not there: {_difference(there, named)}"
         if self.rules.abilities.creates_interfaces:
             assert there.keys() == held.keys()
             found = DirectCloud(self.cloud, {CLUSTER_TAG: self.cluster}, _NoPace())
@@ -366,9 +370,7 @@ class World:
 
     async def replace(self) -> None:
         """Let a successor take over."""
-        ended = await self.bury()
-        if ended is not None and not _only_kills(ended):
-            raise ended
+        await self.bury()
         await asyncio.sleep(1.0)
         self.start()
 
@@ -382,12 +384,17 @@ class World:
         return "\n".join(lines)
 
 
-def _only_kills(error: BaseException) -> bool:
-    """Tell whether somebody was killed, and others only stopped for that."""
+def _is_end(error: BaseException) -> bool:
+    """Tell whether a steward was killed or had a successor, and nothing else happened."""
     if isinstance(error, BaseExceptionGroup):
-        leaves = [_only_kills(each) for each in error.exceptions if not isinstance(each, Stopped)]
-        return bool(leaves) and all(leaves)
-    return isinstance(error, Killed)
+        return all(_is_end(each) for each in error.exceptions)
+    return isinstance(error, Killed | Conflict | Stopped)
+
+
+def _difference(there: Mapping[str, set[str]], named: Mapping[str, set[str]]) -> list[tuple[str, set[str], set[str]]]:
+    ids = there.keys() | named.keys()
+    pairs = [(id, there.get(id, set()), named.get(id, set())) for id in sorted(ids)]
+    return [(id, here - said, said - here) for id, here, said in pairs if here != said or (id in there) != (id in named)]
 
 
 class _NoPace:
