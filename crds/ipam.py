@@ -80,7 +80,7 @@ class SubnetUse(Model):
     """A subnet that the pool takes addresses from. `free` is the provider's count, -1 where it tells none.
 
     `used` counts what the pool's nodes have of it; `largestFreePrefix` is the length of the widest block that nothing known
-    lies in, -1 where none is left.
+    lies in, -1 where none is left, 0 where it is not known.
     """
 
     id: str

@@ -28,6 +28,7 @@ class ObjectMeta(Model):
     resourceVersion: str = ""
     creationTimestamp: str = ""
     deletionTimestamp: str | None = None
+    finalizers: Sequence[str] = ()
     labels: Mapping[str, str] = {}
 
 

@@ -292,6 +292,11 @@ def _conclude(before: NodeCloud, ledger: NodeCloud, look: Look, memory: Memory) 
     return ledger
 
 
+def is_empty(ledger: NodeCloud | None) -> bool:
+    """Tell whether a node has nothing in the cloud, and no call for it is under way."""
+    return ledger is None or not (ledger.interfaces or ledger.intents)
+
+
 def summary(ledger: NodeCloud, version: int) -> int:
     """Return how many addresses of an IP version pods may count on: on interfaces that stay, and not about to be released."""
     leaving = frozenset(ledger.releasing)

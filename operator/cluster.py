@@ -12,7 +12,7 @@ from tidegate.crds import cidr
 from tidegate.crds.capture import PacketCapture
 from tidegate.crds.cluster_state import ClusterState
 from tidegate.crds.egress import EgressPolicy
-from tidegate.crds.ipam import IPPool
+from tidegate.crds.ipam import CloudUse, IPPool
 from tidegate.crds.lb import LoadBalancer
 from tidegate.crds.meta import Condition, LabelSelector, Model, ObjectMeta
 from tidegate.crds.node_state import NodeState
@@ -54,6 +54,7 @@ class NodeSpec(Model):
     """The part of a Node's spec that we use."""
 
     podCIDRs: Sequence[str] = ()
+    providerID: str = ""
 
 
 class NodeStatus(Model):
@@ -102,9 +103,22 @@ class ServiceCIDR(Model):
     spec: ServiceCIDRSpec = ServiceCIDRSpec()
 
 
+@dataclass(frozen=True, slots=True)
+class CloudFinding:
+    """What a pool's steward says: `trouble` with the cloud as a whole, and what became of it; None before it knows anything.
+
+    `allocated` and `used` count addresses, of all families together.
+    """
+
+    trouble: str = ""
+    use: CloudUse | None = None
+    allocated: int = 0
+    used: int = 0
+
+
 @dataclass(frozen=True)
 class Cluster:
-    """All resources, and who is alive."""
+    """All resources, and who is alive; `clouds` has what is known of each cloud pool."""
 
     policies: Sequence[EgressPolicy] = ()
     pools: Sequence[IPPool] = ()
@@ -117,6 +131,7 @@ class Cluster:
     shards: Mapping[str, ClusterState] = field(default_factory=dict)
     alive: frozenset[str] = frozenset()
     service_cidrs: Sequence[str] = ()
+    clouds: Mapping[str, CloudFinding] = field(default_factory=dict)
     _selected: dict[bytes, list[Node]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property

@@ -12,6 +12,7 @@ import structlog
 
 from tidegate.crds.cluster_state import ClusterState
 from tidegate.operator import metrics, verdicts, wire
+from tidegate.operator.clouds import Clouds
 from tidegate.operator.parse import KINDS
 from tidegate.operator.publish import Publisher
 from tidegate.operator.reconcile import reconcile
@@ -31,8 +32,8 @@ RETRY_S = (0.5, 30.0)
 class Loop:
     """Rounds of snapshot, reconcile and publish; one at a time."""
 
-    def __init__(self, store: Store, publisher: Publisher) -> None:
-        self._store, self._publisher = store, publisher
+    def __init__(self, store: Store, publisher: Publisher, clouds: Clouds) -> None:
+        self._store, self._publisher, self._clouds = store, publisher, clouds
         self._marks: verdicts.Marks = {}
         self._marked: Mapping[str, ClusterState] = {}
         self._told = 0.0
@@ -75,6 +76,8 @@ class Loop:
         decided = time.perf_counter()
         written = await self._publisher.orders(states, shards)
         published = time.perf_counter()
+        if written:
+            self._clouds.update(cluster, plan.clouds)
         metrics.ROUND_SECONDS.labels("decide").observe(decided - begin)
         metrics.ROUND_SECONDS.labels("publish").observe(published - decided)
         after, _ = self._store.snapshot(datetime.now(UTC))

@@ -18,6 +18,7 @@ from tidegate.kube.client import ApiError, Unreachable
 from tidegate.kube.credentials import CredentialsError
 from tidegate.kube.lease import Election
 from tidegate.operator import connect, handlers, http, logs, metrics
+from tidegate.operator.clouds import Clouds
 from tidegate.operator.connect import Access
 from tidegate.operator.loop import Loop
 from tidegate.operator.publish import Publisher
@@ -88,11 +89,13 @@ class _Operator:
     async def _lead(self, access: Access, election: Election, stop: asyncio.Event, identity: str) -> None:
         """Return when the lease is lost."""
         self._store = store = Store(access.client)
-        self._loop = loop = Loop(store, Publisher(access, store, identity))
+        clouds = Clouds(access.client, store)
+        self._loop = loop = Loop(store, Publisher(access, store, identity), clouds)
         lost = asyncio.create_task(election.hold(), name="lease")
         tasks = [
             lost,
             asyncio.create_task(loop.run(), name="loop"),
+            asyncio.create_task(clouds.run(), name="clouds"),
             asyncio.create_task(_feed(store, access, stop), name="kopf"),
             *(asyncio.create_task(each.run(), name=name) for name, each in store.reflectors.items()),
         ]

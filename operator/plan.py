@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tidegate.crds.cluster_state import BalancedService, EgressRule, OrderedCapture, Peer
+from tidegate.crds.ipam import CloudPool, CloudUse
 from tidegate.crds.node_state import HeldAddress
 from tidegate.crds.reasons import Reason
 from tidegate.crds.routing import ClusterNetworkSpec
@@ -33,15 +34,29 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class PoolUse:
-    """How many node blocks a pool has, and how many are given out."""
+    """How many node blocks a pool has, and how many are given out; or the same in addresses of a cloud."""
 
     total: int
     used: int
+    cloud: CloudUse | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CloudTask:
+    """What a pool's steward shall look after: the nodes that have anything of the pool or shall have, with their machines.
+
+    `wanted` are those among them that shall have it; the others are taken out.
+    """
+
+    pool: CloudPool
+    machines: Mapping[str, str]
+    wanted: frozenset[str]
+    region: str
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The decision about the whole cluster. `verdicts` and `pools` are keyed by `Kind/name`, `pools` by name."""
+    """The decision about the whole cluster. `verdicts` is keyed by `Kind/name`, `pools` and `clouds` by the pool's name."""
 
     pod_cidrs: Mapping[str, Sequence[str]] = field(default_factory=dict)
     held: Mapping[str, Sequence[HeldAddress]] = field(default_factory=dict)
@@ -56,4 +71,5 @@ class Plan:
     captures: Sequence[OrderedCapture] = ()
     last_capture: int = 0
     pools: Mapping[str, PoolUse] = field(default_factory=dict)
+    clouds: Mapping[str, CloudTask] = field(default_factory=dict)
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)

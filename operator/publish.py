@@ -14,7 +14,7 @@ from kubernetes_asyncio.client import ApiException
 
 from tidegate.crds.cluster_state import ClusterStateSpec
 from tidegate.crds.meta import API_VERSION, Condition
-from tidegate.crds.node_state import NodeStateSpec
+from tidegate.crds.node_state import NodeState, NodeStateSpec
 from tidegate.crds.reasons import Reason
 from tidegate.kube.client import ApiError, Unreachable
 from tidegate.operator import metrics
@@ -50,7 +50,7 @@ class Publisher:
         before the others, whose `count` tells readers to expect them; removed ones go last.
         """
         held_states, held_shards = self._store.states.items, self._store.shards.items
-        new_states = [name for name in states if not _holds(held_states.get(name), states[name])]
+        new_states = [name for name in states if not _has_order(held_states.get(name), states[name])]
         if not await self._all(self._state(name, states[name]) for name in new_states):
             return False
         changed = [name for name in shards if not _holds(held_shards.get(name), shards[name])]
@@ -169,6 +169,10 @@ class Publisher:
 
 def _body(kind: str, name: str, **content: msgspec.Struct) -> dict[str, Any]:
     return {"apiVersion": API_VERSION, "kind": kind, "metadata": {"name": name}, **content}
+
+
+def _has_order(held: NodeState | None, spec: NodeStateSpec) -> bool:
+    return held is not None and encoded(msgspec.structs.replace(held.spec, cloud=None)) == encoded(spec)
 
 
 def _holds(held: Any, spec: msgspec.Struct) -> bool:

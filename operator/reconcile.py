@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from tidegate.crds.reasons import Reason
 from tidegate.operator.cluster import Cluster
 from tidegate.operator.plan import Finding, Plan, Verdict
-from tidegate.operator.planners import capture, egress, ipam, lb, routing
+from tidegate.operator.planners import capture, egress, ipam, ipam_cloud, lb, routing
 
 Planner = Callable[[Cluster, Plan], Plan]
 
 # In this order: routing publishes the ranges that ipam gave, and egress looks at both.
-PLANNERS: Sequence[Planner] = (ipam.plan, routing.plan, egress.plan, lb.plan, capture.plan)
+PLANNERS: Sequence[Planner] = (ipam.plan, ipam_cloud.plan, routing.plan, egress.plan, lb.plan, capture.plan)
 
 
 def reconcile(cluster: Cluster) -> Plan:

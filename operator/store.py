@@ -22,7 +22,7 @@ from tidegate.kube.client import Client
 from tidegate.kube.lease import Lease
 from tidegate.kube.watch import Reflector
 from tidegate.operator import metrics, parse
-from tidegate.operator.cluster import Cluster, Node, Rejected, Resource, ServiceCIDR, living
+from tidegate.operator.cluster import CloudFinding, Cluster, Node, Rejected, Resource, ServiceCIDR, living
 from tidegate.operator.parse import KINDS
 
 log = structlog.get_logger()
@@ -45,6 +45,7 @@ class Store:
         # A heartbeat alone changes no decision; the loop looks at the clock itself.
         self.leases = Reflector(client, lease.LEASES, Lease, self._heartbeat)
         self.service_cidrs = Reflector(client, "/apis/networking.k8s.io/v1/servicecidrs", ServiceCIDR, ring)
+        self.clouds: Mapping[str, CloudFinding] = {}
         self._client = client
         self._alive: frozenset[str] = frozenset()
         self._listed: set[str] = set()
@@ -124,6 +125,7 @@ class Store:
             shards=dict(self.shards.items),
             alive=alive,
             service_cidrs=sorted({text for each in self.service_cidrs.items.values() for text in each.spec.cidrs}),
+            clouds=self.clouds,
         ), soonest
 
     def _heartbeat(self) -> None:

@@ -72,6 +72,7 @@ def statuses(cluster: Cluster, plan: Plan, marks: Marks, now: datetime) -> dict[
             conditions=both(pool.metadata, pool.status.conditions, plan.verdicts[key], None, now),
             total=use.total,
             used=use.used,
+            cloud=use.cloud,
             observedGeneration=pool.metadata.generation,
         )
     for network in cluster.networks:

@@ -18,6 +18,7 @@ from tidegate.crds.cluster_state import (
 )
 from tidegate.crds.memo import remembered
 from tidegate.crds.node_state import NodeStateSpec
+from tidegate.ipam.ledger import is_empty
 from tidegate.operator.cluster import Cluster
 from tidegate.operator.plan import Plan
 
@@ -34,8 +35,16 @@ def encoded(value: object) -> bytes:
 
 
 def orders(cluster: Cluster, plan: Plan) -> dict[str, NodeStateSpec]:
-    """Return the spec of every node's NodeState."""
-    return {
+    """Return the spec of every node's NodeState, less its ledger of the cloud, which the steward writes.
+
+    A node that is gone keeps its own until nothing of it is left in the cloud.
+    """
+    leaving = {
+        name: msgspec.structs.replace(state.spec, cloud=None)
+        for name, state in cluster.states.items()
+        if name not in cluster.nodes and not is_empty(state.spec.cloud)
+    }
+    return leaving | {
         name: NodeStateSpec(
             podCIDRs=tuple(plan.pod_cidrs.get(name, ())),
             egressAddresses=tuple(plan.held.get(name, ())),

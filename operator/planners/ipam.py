@@ -11,6 +11,7 @@ from tidegate.crds.ipam import IPPool
 from tidegate.crds.reasons import Reason
 from tidegate.operator.cluster import Cluster, Node, by_age
 from tidegate.operator.plan import ACCEPTED, Finding, Plan, PoolUse, Verdict
+from tidegate.operator.planners import ipam_cloud
 
 _FAMILIES = (4, 6)
 
@@ -32,8 +33,9 @@ def plan(cluster: Cluster, plan: Plan) -> Plan:
         for pool in pools
     }
     every = [each for found in ranges.values() for each in found]
+    in_clouds = ipam_cloud.choose(cluster)
     for name, node in sorted(cluster.nodes.items()):
-        for family in _FAMILIES:
+        for family in _FAMILIES if name not in in_clouds else ():
             if any(block.version == family for block in blocks[name]):
                 continue
             block = _next_block(node, family, pools, ranges)
@@ -95,7 +97,7 @@ def _accepted(cluster: Cluster) -> tuple[list[IPPool], dict[str, Verdict]]:
     taken: list[tuple[Network, str]] = []
     for text in cluster.network.serviceCIDRs or cluster.service_cidrs:
         taken.append((cidr.network(text), "the Services"))
-    for pool in sorted(cluster.pools, key=by_age):
+    for pool in sorted((each for each in cluster.pools if each.spec.cloud is None), key=by_age):
         name = pool.metadata.name
         finding = _judge(pool, taken)
         verdicts[f"IPPool/{name}"] = Verdict(finding)
