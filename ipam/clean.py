@@ -132,6 +132,9 @@ def _remove(scene: Scene, interface: CloudInterface) -> Action | None:
 def _inquire(scene: Scene, interface: CloudInterface) -> Action | None:
     """Ask for one that looks do not show, in the words that repair it if it exists: to attach it, or to take nothing from it."""
     view = scene.view
+    shown = view.seen.get(interface.id)
+    if shown is not None and shown.instance not in ("", view.ledger.instance):
+        return None
     if scene.health.level >= 3 or scene.now < view.memory.gone.get(interface.id, float("-inf")) + book.SETTLE_S:
         return None
     if scene.picture.abilities.creates_interfaces:

@@ -18,6 +18,9 @@ CLUSTER_TAG, NODE_TAG, TOKEN_TAG = "tidegate.io/cluster", "tidegate.io/node", "t
 SETTLE_S = 30.0
 """How long, in seconds, a look may still show what was before a change, and a call of a process that died may still land."""
 
+TRUST_S = 600.0
+"""For how long, in seconds, the cloud's word by name that an interface is there outweighs looks that do not show it."""
+
 SOON_S = 5.0
 """How long, in seconds, a look is waited for that shows a call's effect; to do it once more then does no harm."""
 
@@ -29,11 +32,11 @@ class Memory:
     """What a steward remembers of a node beside its ledger; times in seconds. A successor begins with none of it.
 
     `began`: since when it is looked after, and until when somebody before may have made calls. `changed`: when the last call for
-    it ended. `looked`: when the last look began that
-    shows all of that. `given` and `forgotten`: items and interfaces given up, and when, which stale looks may still
-    show. `lacking`: items and interfaces of the ledger that looks do not show, and since when. `gone`: when the cloud first
-    said by name that an interface does not exist. `doubted`: when a look shall begin, since a call may have had effects that no
-    ledger tells of.
+    it ended. `looked`: when the last look began that shows all of that. `given` and `forgotten`: items and interfaces
+    given up, and when, which stale looks may still show. `lacking`: items and interfaces of the ledger that looks do not
+    show, and since when. `gone`: when the cloud first said by name that an interface does not exist, `there`: when it
+    last said so that one does. `doubted`: when a look shall begin, since a call may have had effects that no ledger
+    tells of.
     """
 
     began: float
@@ -43,6 +46,7 @@ class Memory:
     forgotten: Mapping[str, float] = field(default_factory=dict)
     lacking: Mapping[str, float] = field(default_factory=dict)
     gone: Mapping[str, float] = field(default_factory=dict)
+    there: Mapping[str, float] = field(default_factory=dict)
     doubted: float = float("-inf")
 
 
@@ -183,8 +187,16 @@ def observe(node: str, ledger: NodeCloud, memory: Memory, look: Look, adopts_all
         if shown is None:
             if look.calm:
                 lacking[interface.id] = memory.lacking.get(interface.id, look.began)
-                if look.began >= lacking[interface.id] + SETTLE_S and interface.state in ("InUse", "Attaching"):
+                trusted = look.began < memory.there.get(interface.id, float("-inf")) + TRUST_S
+                late = look.began >= lacking[interface.id] + SETTLE_S and not trusted
+                if late and interface.state in ("InUse", "Attaching"):
                     ledger = set_state(ledger, interface.id, "Missing")
+            continue
+        if settled and shown.instance and shown.instance != ledger.instance:
+            # Somebody put it on another machine: it is theirs now, unless it is put back soon.
+            lacking[interface.id] = memory.lacking.get(interface.id, look.began)
+            moved = look.began >= lacking[interface.id] + SETTLE_S and not ledger.intents
+            ledger = drop(ledger, interface.id) if moved else set_state(ledger, interface.id, "Missing")
             continue
         ledger = _observe_state(ledger, interface, shown, settled)
         ledger = _observe_items(ledger, interface, shown, look, memory, settled, certain, lacking)
@@ -205,8 +217,7 @@ def observe(node: str, ledger: NodeCloud, memory: Memory, look: Look, adopts_all
 def _observe_state(ledger: NodeCloud, interface: CloudInterface, shown: Interface, settled: bool) -> NodeCloud:
     state: str = shown.state
     if shown.instance and shown.instance != ledger.instance:
-        # Somebody put it on another machine.
-        return set_state(ledger, interface.id, "Missing") if settled else ledger
+        return ledger
     if interface.state == "Detaching":
         return set_state(ledger, interface.id, "InUse") if settled and state == "InUse" and not ledger.intents else ledger
     if interface.state == "Missing":
@@ -302,7 +313,8 @@ def summary(ledger: NodeCloud, version: int) -> int:
     leaving = frozenset(ledger.releasing)
     total = 0
     for each in ledger.interfaces:
-        if each.state in ("Detaching", "Missing"):
+        # What looks do not show is counted until the cloud says by name that it is gone: it is not made a second time.
+        if each.state == "Detaching":
             continue
         # Nodes are decided about often: comprehensions, and no call an address.
         total += len([item for item in each.addresses if (":" in item) == (version == 6) and item not in leaving])

@@ -23,7 +23,7 @@ class Stock:
     @property
     def short(self) -> bool:
         """Whether a pod waits that nothing is there for."""
-        return self.waiting > self.free
+        return self.waiting > max(self.free, 0)
 
 
 def lacking(stock: Stock, pool: CloudPool) -> int:

@@ -162,6 +162,10 @@ def fail(
             view = replace(view, full_until=now + FULL_S)
         case Trouble.LIMIT:
             view = replace(view, crowded={**view.crowded, intent.interface: now + FULL_S})
+        case Trouble.CONFLICT if intent.verb == "attach" and _is_missing(view.ledger, intent.interface):
+            # It was asked for by name, and is there.
+            view = replace(view, memory=replace(memory, there={**memory.there, intent.interface: now}))
+            ledger = _back(intent.interface)
         case Trouble.CONFLICT | Trouble.INVALID if intent.verb in ("attach", "detach"):
             # It may be on its way there already: a look tells.
             over = False
@@ -174,6 +178,15 @@ def fail(
 
 def _same(ledger: NodeCloud) -> NodeCloud:
     return ledger
+
+
+def _is_missing(ledger: NodeCloud, id: str) -> bool:
+    interface = book.find(ledger, id)
+    return interface is not None and interface.state == "Missing"
+
+
+def _back(id: str) -> Callable[[NodeCloud], NodeCloud]:
+    return lambda ledger: book.set_state(ledger, id, "InUse")
 
 
 def _dropping(id: str) -> Callable[[NodeCloud], NodeCloud]:

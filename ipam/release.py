@@ -13,6 +13,9 @@ from tidegate.ipam.scene import IDLE_S, Action, Scene
 def release(scene: Scene) -> Action | str:
     """Return the next step of a release, if the pool releases and the cloud bears it well."""
     view = scene.view
+    if not scene.pool.release and view.ledger.releasing:
+        # The pool was edited meanwhile: the agent may use them again.
+        return scene.write(Purpose.CLEANING, book.propose(view.ledger, ()))
     if not scene.pool.release or scene.health.level >= 1 or scene.short():
         return ""
     if view.ledger.releasing:

@@ -20,6 +20,7 @@ from tidegate.ipam.budget import Budget
 from tidegate.ipam.choose import Room
 from tidegate.ipam.cloud import Cloud, CloudError, Interface, Kind, Purpose, Trouble, Verb
 from tidegate.ipam.ledger import Memory
+from tidegate.ipam.owners import Owners
 from tidegate.ipam.plan import decide, explain, plan
 from tidegate.ipam.release import is_idle
 from tidegate.ipam.scene import Action, NodeView, Picture, Scene
@@ -70,7 +71,7 @@ class Steward:
         self._ledgers, self._budget = ledgers, budget
         self._survey = Survey(self)
         self.facts: dict[str, NodeFacts] = {}
-        self._owner: dict[str, str] = {}
+        self._owners = Owners()
         self._queued: dict[str, tuple[Action, asyncio.Task[None]]] = {}
         self.flying: dict[str, asyncio.Task[None]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -273,14 +274,14 @@ class Steward:
     async def _wait_for_owners(self, name: str, result: Interface | tuple[str, ...]) -> bool:
         """Wait until whoever just gave such an item up has written that down; tells whether somebody still has one."""
         fresh = book.items(result) if isinstance(result, Interface) else result
-        owners = {self._owner[item] for item in fresh if self._owner.get(item, name) != name}
+        owners = {owner for item in fresh for owner in self._owners.others(name, item)}
         if pending := [self.flying[owner] for owner in owners if owner in self.flying]:
             await asyncio.wait(pending, timeout=book.SETTLE_S)
         return any(map(self.others(name), fresh))
 
     def others(self, name: str) -> Callable[[str], bool]:
         """Return what tells whether another node's ledger names an item."""
-        return lambda item: self._owner.get(item, name) != name
+        return lambda item: bool(self._owners.others(name, item))
 
     def entry(self, interface: Interface) -> CloudInterface:
         """Return the ledger's entry of an interface."""
@@ -314,11 +315,7 @@ class Steward:
     def _name_items(self, name: str, before: NodeCloud, after: NodeCloud) -> None:
         had = {item for each in before.interfaces for item in book.items(each)}
         has = {item for each in after.interfaces for item in book.items(each)}
-        for item in had - has:
-            if self._owner.get(item) == name:
-                del self._owner[item]
-        for item in has - had:
-            self._owner.setdefault(item, name)
+        self._owners.change(name, had - has, has - had)
 
     def spent(self, verb: Verb) -> int:
         """Return how many requests of a kind were let through."""

@@ -64,7 +64,8 @@ def world(way: Way) -> World:
         cooldownSeconds=5,
     )
     rules = replace(RULES[way.provider], seen_s=way.seen_s)
-    return World(way.provider, lambda: EPOCH + loop.time(), pool, rules)
+    # What one gives back, the next gets; and agents take their time.
+    return World(way.provider, lambda: EPOCH + loop.time(), pool, rules, pick=lambda n: 0, order_s=0.2, receipt_s=0.3)
 
 
 async def story(world: World) -> None:

@@ -105,10 +105,20 @@ def test_an_interface_made_before_a_crash_is_found_by_its_token() -> None:
     assert [(each.id, each.addresses, each.state) for each in after.interfaces] == [("new", ("10.0.0.1",), "Available")]
 
 
-def test_what_a_human_puts_on_another_machine_is_missing() -> None:
-    """And keeps its items, which pods may have, until somebody knows more."""
-    after, _ = seen_by(ledger(interface("a", "10.0.0.1")), look(shown("a", "10.0.0.1", instance="i-2")))
+def test_what_a_human_puts_on_another_machine_is_theirs() -> None:
+    """It is missing first, and given up when it stays there."""
+    there = shown("a", "10.0.0.1", instance="i-2")
+    after, memory = seen_by(ledger(interface("a", "10.0.0.1")), look(there))
     assert (after.interfaces[0].state, book.items(after.interfaces[0])) == ("Missing", ("10.0.0.1",))
+    assert seen_by(after, look(there, began=LATE + SETTLE_S), memory)[0].interfaces == ()
+
+
+def test_the_word_by_name_outweighs_looks() -> None:
+    """An interface that the cloud says is there is not missing, though looks do not show it."""
+    memory = replace(OLD, lacking={"a": LATE - 100}, there={"a": LATE - 50})
+    before = ledger(interface("a", "10.0.0.1"))
+    assert seen_by(before, look(), memory)[0] == before
+    assert seen_by(before, look(), replace(memory, there={}))[0].interfaces[0].state == "Missing"
 
 
 def gone(view: NodeView, now: float) -> tuple[NodeView, NodeCloud]:

@@ -153,6 +153,15 @@ def test_a_proposal_is_withdrawn_when_pods_come() -> None:
     assert (action.intent, action.ledger.releasing, action.ledger.round) == (None, (), 5)
 
 
+def test_a_proposal_is_withdrawn_when_the_pool_releases_no_more() -> None:
+    """What the agent blocked is free again."""
+    given = CloudReceipt(used4=1, round=4, surrendered=("10.0.1.9",))
+    asked = node(interface(1, 9), receipt=given, ledger={"releasing": ("10.0.1.9",), "round": 4})
+    action = only(asked, pool=CloudPool(provider="aws", release=False))
+    assert action
+    assert (action.intent, action.ledger.releasing, action.ledger.round) == (None, (), 5)
+
+
 def test_an_interface_surrendered_as_a_whole_goes_as_a_whole() -> None:
     """It is detached, not emptied first."""
     whole = tuple(f"10.0.2.{each}" for each in range(1, 5))

@@ -52,8 +52,9 @@ class Walk(RuleBasedStateMachine):
         prefixes=st.booleans(),
         narrow=st.booleans(),
         seen_s=st.sampled_from([0.0, 3.0]),
+        slow=st.booleans(),
     )
-    def begin(self, provider: Provider, dual: bool, prefixes: bool, narrow: bool, seen_s: float) -> None:
+    def begin(self, provider: Provider, dual: bool, prefixes: bool, narrow: bool, seen_s: float, slow: bool) -> None:
         pool = CloudPool(
             provider=provider,
             subnets=CloudChoice() if provider == "azure" else CloudChoice(ids=(network(provider, 0), network(provider, 1))),
@@ -69,6 +70,10 @@ class Walk(RuleBasedStateMachine):
             replace(RULES[provider], seen_s=seen_s),
             cidrs=("10.0.0.0/26" if narrow else "10.0.0.0/23", "2001:db8::/64"),
             subnets=2,
+            # What one gives back, the next gets.
+            pick=lambda n: 0,
+            order_s=1.3 if slow else 0.0,
+            receipt_s=2.1 if slow else 0.0,
         )
         self.run(lambda world: world.start())
 
@@ -76,7 +81,7 @@ class Walk(RuleBasedStateMachine):
     def launch(self, name: str, pods: int) -> None:
         assert self.world is not None
         # A name comes again with another machine, also before the former one's ledger is empty.
-        if name not in self.world.agents:
+        if name not in self.world.agents and self.world.cloud.nets[self.world.home].spaces["4"].free:
             self.run(lambda world: world.launch(name, pods))
 
     @precondition(lambda self: self.world and self.world.agents)

@@ -66,6 +66,7 @@ class Agent:
     said: NodeFacts | None = None
     news: bool = True
     _number: int = 0
+    _turn: int = 0
 
     def scale(self, pods: int) -> None:
         """Want so many pods; those that go leave their addresses to rest."""
@@ -107,12 +108,18 @@ class Agent:
         if not self.waits:
             return
         busy = self.busy()
-        free = {v: [each for each in self.usable(v) if each not in busy] for v in self.versions}
+        free = {}
+        for version in self.versions:
+            usable = list(self.usable(version))
+            # Round and round, so that what is used lies anywhere.
+            turn = self._turn % max(len(usable), 1)
+            free[version] = [each for each in usable[turn:] + usable[:turn] if each not in busy]
         for number in list(self.waits):
             if not all(free[version] for version in self.versions):
                 break
             self.pods[number] = {version: free[version].pop(0) for version in self.versions}
             self.waited.append(self.clock() - self.waits.pop(number))
+            self._turn += 1
 
     def receipt(self) -> CloudReceipt:
         """Return what the node reports."""
@@ -136,7 +143,10 @@ def addresses(item: str) -> list[str]:
 
 
 class World:
-    """All of it. `at(stage, what)` is called before and after every call of the cloud and every write of a ledger."""
+    """All of it. `at(stage, what)` is called before and after every call of the cloud and every write of a ledger.
+
+    Agents hear of a ledger `order_s` seconds after it was written, and the steward of what they say `receipt_s` later.
+    """
 
     def __init__(
         self,
@@ -150,6 +160,8 @@ class World:
         pick: Callable[[int], int] | None = None,
         cluster: str = "c",
         beside: World | None = None,
+        order_s: float = 0.0,
+        receipt_s: float = 0.0,
     ) -> None:
         self.provider: Provider = provider
         self.clock = clock
@@ -159,6 +171,7 @@ class World:
         chosen = CloudChoice() if provider == "azure" else CloudChoice(ids=ids)
         self.pool = pool or CloudPool(provider=provider, subnets=chosen)
         self.cluster = cluster
+        self.order_s, self.receipt_s = order_s, receipt_s
         self.home = ids[0]
         self._begin()
         if beside:
@@ -230,7 +243,7 @@ class World:
                 if world.checks:
                     world.check_owners()
                 if (agent := world.agents.get(node)) and ledger.instance in ("", agent.instance):
-                    agent.order(ledger)
+                    asyncio.get_running_loop().call_later(world.order_s, agent.order, ledger)
                 world.at("after", "write")
                 await asyncio.sleep(0.01)
 
@@ -238,7 +251,6 @@ class World:
         self.budget = Budget(self.provider, f"{self.cluster}-{term}", self._store, self.clock)
         cloud = DirectCloud(self.cloud, {CLUSTER_TAG: self.cluster}, self.budget)
         self.steward = Steward(self.cluster, self.pool, cloud, Ledgers(), self.budget, self.clock)
-        self.tell()
         self._work = asyncio.ensure_future(self._run(self.steward, self.budget))
 
     async def _run(self, steward: Steward, budget: Budget) -> None:
@@ -249,8 +261,8 @@ class World:
 
     async def _news(self, steward: Steward) -> None:
         while True:
-            await asyncio.sleep(1.0)
             self.tell()
+            await asyncio.sleep(1.0)
 
     def tell(self) -> None:
         """Tell the steward how the nodes are now."""
@@ -271,7 +283,16 @@ class World:
                 # The operator deletes the NodeState whose ledger is empty.
                 self.leaving.discard(name)
                 del self.ledgers[name]
-        self.steward.update(facts, self.ledgers)
+        steward = self.steward
+
+        def arrive() -> None:
+            # A NodeState that was deleted meanwhile has no news.
+            steward.update({name: fact for name, fact in facts.items() if name in self.ledgers}, self.ledgers)
+
+        if self.receipt_s:
+            asyncio.get_running_loop().call_later(self.receipt_s, arrive)
+        else:
+            arrive()
 
     @property
     def dead(self) -> bool:
@@ -297,6 +318,9 @@ class World:
             for interface in ledger.interfaces:
                 for item in items(interface):
                     assert seen.setdefault(item, name) == name, f"{item} is in the ledgers of {seen[item]} and {name}"
+        if self.humans:
+            # A pod may have been given what was taken from its node by hand a moment before.
+            return
         pods: dict[str, str] = {}
         for name, agent in self.agents.items():
             for pod in agent.pods.values():
