@@ -11,16 +11,20 @@ from tidegate.ipam.scene import IDLE_S, Action, Scene
 
 
 def release(scene: Scene) -> Action | str:
-    """Return the next step of a release, if the pool releases and the cloud bears it well."""
+    """Return the next step of a release, if the pool releases and the cloud bears it well.
+
+    A node that the pool selects no more gives everything back, and at once.
+    """
     view = scene.view
-    if not scene.pool.release and view.ledger.releasing:
+    keeps = view.wanted and not scene.pool.release
+    if keeps and view.ledger.releasing:
         # The pool was edited meanwhile: the agent may use them again.
         return scene.write(Purpose.CLEANING, book.propose(view.ledger, ()))
-    if not scene.pool.release or scene.health.level >= 1 or scene.short():
+    if keeps or scene.health.level >= 1 or (view.wanted and scene.short()):
         return ""
     if view.ledger.releasing:
         return _go_on(scene)
-    if scene.now < view.idle_since + IDLE_S:
+    if view.wanted and scene.now < view.idle_since + IDLE_S:
         return ""
     if found := _empty(scene):
         return found

@@ -179,7 +179,7 @@ class _Keeper:
             await ledgers.set_finalizer(self._client, self._name, is_held=True)
         cluster_id, keys = await self._identify(), await self._keys()
         # Named without the process: whoever leads next has this one's part at once.
-        account, holder = Budgets(self._client, cloud_pool.budget.name), f"{cluster_id}/{self._name}"
+        account, holder = Budgets(self._client, f"{cloud_pool.provider}-{cloud_pool.budget.name}"), f"{cluster_id}/{self._name}"
         budget = Budget(cloud_pool.provider, holder, account, time.time, cloud_pool.budget.percent)
         mine = {book.CLUSTER_TAG: cluster_id}
         cloud = await connect(cloud_pool.provider, order.region, mine, budget, keys, cloud_pool.endpoint)

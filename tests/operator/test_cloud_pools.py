@@ -173,7 +173,7 @@ def test_addresses_come_and_go(world: World) -> None:
 
     world.say("cloud-1", used4=4, waiting=6)
     world.eventually(lambda: len(world.addresses("cloud-1")) >= 10)
-    world.say("cloud-1", used4=10)
+    world.say("cloud-1", used4=10, waiting=0)
     apiserver.stop(world.operator, signal.SIGKILL)
     before = {node: world.ledger(node)["interfaces"] for node in NODES}
     world.start()
@@ -204,7 +204,7 @@ def test_wrong_keys_are_told(world: World) -> None:
     right = base64.b64encode(KEYS["secretAccessKey"].encode()).decode()
     world.server.kubectl("patch", "secret", name, "-n", "tidegate-system", "-p", json.dumps({"data": {"secretAccessKey": wrong}}))
     world.pool()
-    world.eventually(lambda: world.ready().startswith("False CloudUnavailable: the cloud refuses the credentials"))
+    world.eventually(lambda: world.ready().startswith("False CloudUnavailable"))
     world.server.kubectl("patch", "secret", name, "-n", "tidegate-system", "-p", json.dumps({"data": {"secretAccessKey": right}}))
     world.eventually(lambda: world.ready().startswith("True Allocated"), 120)
 
