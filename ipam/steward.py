@@ -149,10 +149,9 @@ class Steward:
         finally:
             self._stopped = True
 
-    def wake(self, node: str = "") -> None:
-        """Look again, at a node or in general."""
-        if node:
-            self._dirty.add(node)
+    def wake(self, *nodes: str) -> None:
+        """Look again, at some nodes or in general."""
+        self._dirty.update(nodes)
         self._wake.set()
 
     def _dispatch(self, tasks: asyncio.TaskGroup) -> None:

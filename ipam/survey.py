@@ -86,7 +86,7 @@ class Survey:
         steward = self._steward
         purpose = steward.purpose()
         now = steward.clock()
-        fine = True
+        fine, picture = True, steward.picture
         if machines := self._unknown_machines(now):
             fine = await steward.ask(self._see_machines(machines, purpose))
         if fine and (names := self._unknown_types()):
@@ -99,7 +99,8 @@ class Survey:
             await steward.ask(self._see_ends(ending))
         self._not_before = steward.clock() + (0.2 if fine else 3.0)
         self._running = False
-        steward.wake()
+        # What a node waited for may be known now: its type's limits, or a subnet.
+        steward.wake(*(steward.nodes if steward.picture != picture else ()))
 
     def _unknown_machines(self, now: float) -> Sequence[NodeView]:
         if now < self._machines_at + LOOK_S:
