@@ -60,6 +60,9 @@ def apply(
             ledger = book.add(ledger, changed(made, addresses=(), prefixes=()))
             return book.give(ledger, result.id, [item for item in book.items(result) if not others(item)])
         case "attach":
+            if _is_missing(ledger, intent.interface):
+                # It was asked for by name, and is where it shall be.
+                return book.set_state(ledger, intent.interface, "InUse")
             return book.set_state(ledger, intent.interface, "Attaching", intent.index)
         case "assign":
             assert isinstance(result, tuple)
@@ -83,7 +86,8 @@ def remember(view: NodeView, intent: Intent, contested: bool, now: float) -> Nod
             known = {id: when for id, when in memory.forgotten.items() if now < when + 2 * book.SETTLE_S}
             memory = replace(memory, forgotten={**known, intent.interface: now}, doubted=now + book.SETTLE_S)
         case "attach":
-            return replace(view, memory=memory, bad_indexes=frozenset())
+            there = {**memory.there, intent.interface: now}
+            return replace(view, memory=replace(memory, there=there), bad_indexes=frozenset())
         case _:
             pass
     return replace(view, memory=memory)
