@@ -37,6 +37,9 @@ DOORS = {
         ("datapath/tables/", "datapath/facts.py"),
         "netlink is spoken by tables and facts only, so that everything else is a pure function of rows",
     ),
+    "aliyunsdkcore": (("ipam/clouds/",), "a cloud's SDK is reached through the protocol of ipam/cloud.py only"),
+    "aliyunsdkecs": (("ipam/clouds/",), "a cloud's SDK is reached through the protocol of ipam/cloud.py only"),
+    "aliyunsdkvpc": (("ipam/clouds/",), "a cloud's SDK is reached through the protocol of ipam/cloud.py only"),
     "aiohttp": (
         ("kube/client.py", "operator/http.py", "datapath/", "deploy/lab/"),
         "the API server is reached through tidegate.kube.client only",

@@ -39,6 +39,7 @@ class Account:
         self.listeners: list[Callable[[Event, Nic], None]] = []
         self.numbers = itertools.count(1)
         self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._due_s: float | None = None
 
     def add_subnet(self, id: str, network: str, zone: str, cidrs: Sequence[str], tags: Mapping[str, str] = {}) -> Net:
         """Add a subnet with one range a family."""
@@ -85,7 +86,13 @@ class Account:
     def settle(self) -> None:
         """Complete what is due by now."""
         while self._due and self._due[0][0] <= self.clock():
-            heapq.heappop(self._due)[2]()
+            self._due_s, _, effect = heapq.heappop(self._due)
+            effect()
+        self._due_s = None
+
+    def moment(self) -> float:
+        """Return when what happens now happens: of what is completed late, the time when it was due."""
+        return self.clock() if self._due_s is None else self._due_s
 
     def nic(self, id: str) -> Nic:
         """Return an interface as it is. Raises `Refused` with NO_INTERFACE."""
@@ -128,11 +135,11 @@ class Account:
 
     def take(self, nic: Nic, kind: Kind, count: int, names: Sequence[str]) -> Sequence[str]:
         """Take so many items for an interface, all or none."""
+        if not count:
+            return []
         self.require(Refusal.UNSUPPORTED, kind in self.rules.abilities.kinds, kind.value)
         family: Literal["4", "6"] = "4" if kind in FAMILY_4 else "6"
         net = self.nets[nic.subnet]
-        if not count:
-            return []
         self.require(Refusal.NO_FAMILY, family in net.spaces, f"IPv{family} in {net.id}")
         if nic.instance:
             limits = self.machines[nic.instance].type
@@ -172,7 +179,7 @@ class Account:
     def remove(self, nic: Nic) -> None:
         """Make an interface be gone."""
         self.release(nic)
-        self.sight.hide(nic.id)
+        self.sight.hide(nic.id, self.moment())
         for listener in self.listeners:
             listener("deleted", nic)
 
@@ -196,7 +203,7 @@ class Account:
         nic.version += 1
         if event == "addresses":
             nic.busy_until = self.clock() + self.rules.change_s
-        self.sight.show(nic.copy())
+        self.sight.show(nic.copy(), self.moment())
         for listener in self.listeners if event else ():
             listener(event or "created", nic)
 

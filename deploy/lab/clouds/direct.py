@@ -11,7 +11,7 @@ from tidegate.ipam.cloud import CloudError, Instance, InstanceType, Interface, K
 from tidegate.ipam.clouds.kinds import FAMILY_4, kind_of
 from tidegate.lab.clouds.gate import Call
 from tidegate.lab.clouds.records import Nic
-from tidegate.lab.clouds.refusals import TROUBLE, ConnectionDropped, RawRefused, Refusal, Refused
+from tidegate.lab.clouds.refusals import TROUBLE, ConnectionDropped, Refusal, Refused
 from tidegate.lab.clouds.vpc import VirtualCloud
 
 Result = TypeVar("Result")
@@ -113,6 +113,8 @@ class DirectCloud:
         self, token: str, subnet: str, groups: Sequence[str], tags: Mapping[str, str], kind: Kind, count: int, purpose: Purpose
     ) -> Interface:
         """Make an interface."""
+        self._creates("create")
+        self._has(kind)
         wishes = {**tags, **self.tags}
         nic = await self._call(
             Verb.CREATE,
@@ -124,17 +126,23 @@ class DirectCloud:
         return interface_of(nic, self.cloud.rules.named)
 
     async def attach(self, interface: str, instance: str, index: int, purpose: Purpose) -> None:
-        """Begin to attach."""
+        """Begin to attach; one that is where it shall be, or on its way there, is no error."""
         self._creates("attach")
-        await self._call(
-            Verb.ATTACH, "AttachNetworkInterface", interface, purpose, lambda: self.cloud.attach(interface, instance, index, True)
-        )
+
+        def effect() -> None:
+            nic = self.cloud.nic(interface)
+            if nic.instance != instance or nic.state not in {"Attaching", "InUse"}:
+                self.cloud.attach(interface, instance, index, True)
+
+        await self._call(Verb.ATTACH, "AttachNetworkInterface", interface, purpose, effect)
 
     async def assign(self, token: str, interface: str, kind: Kind, count: int, purpose: Purpose) -> Sequence[str]:
         """Give the interface more."""
+        self._has(kind)
+        once = token if self.cloud.rules.assign_tokens else ""
         names = [f"{OURS}{token}-{number}" for number in range(count)] if self.cloud.rules.named else []
         return await self._call(
-            Verb.ASSIGN, "Assign", interface, purpose, lambda: self.cloud.assign(interface, kind, count, names)
+            Verb.ASSIGN, "Assign", interface, purpose, lambda: self.cloud.assign(interface, kind, count, names, once)
         )
 
     async def unassign(self, interface: str, items: Sequence[str], purpose: Purpose) -> None:
@@ -148,11 +156,14 @@ class DirectCloud:
         await self._call(Verb.UNASSIGN, "Unassign", interface, purpose, effect)
 
     async def detach(self, interface: str, instance: str, purpose: Purpose) -> None:
-        """Begin to detach."""
+        """Begin to detach; one that is attached to nothing, or on its way there, is no error."""
         self._creates("detach")
-        await self._call(
-            Verb.DETACH, "DetachNetworkInterface", interface, purpose, lambda: self.cloud.detach(interface, instance)
-        )
+
+        def effect() -> None:
+            if self.cloud.nic(interface).state not in {"Available", "Detaching"}:
+                self.cloud.detach(interface, instance)
+
+        await self._call(Verb.DETACH, "DetachNetworkInterface", interface, purpose, effect)
 
     async def delete(self, interface: str, purpose: Purpose) -> None:
         """Delete an interface; one that is gone is no error."""
@@ -175,15 +186,16 @@ class DirectCloud:
                 Trouble.UNSUPPORTED, Refusal.UNSUPPORTED.value, f"cannot {verb}: interfaces come with their machines"
             )
 
+    def _has(self, kind: Kind) -> None:
+        if kind not in self.abilities.kinds:
+            raise CloudError(Trouble.UNSUPPORTED, Refusal.UNSUPPORTED.value, f"{kind.value} does not exist here")
+
     async def _pages(self, action: str, listed: Callable[[], Sequence[Result]], purpose: Purpose) -> list[Result]:
-        """Return a list, one request a page; at least one."""
-        found: list[Result] = []
-        page = self.cloud.rules.page
-        while True:
-            whole = await self._call(Verb.DESCRIBE, action, "", purpose, listed)
-            found += whole[len(found) : len(found) + page]
-            if len(found) >= len(whole):
-                return found
+        """Return a list as it was at the first of its requests, one a page and at least one."""
+        found = list(await self._call(Verb.DESCRIBE, action, "", purpose, listed))
+        for _ in range(self.cloud.rules.page, len(found), self.cloud.rules.page):
+            await self._call(Verb.DESCRIBE, action, "", purpose, lambda: None)
+        return found
 
     async def _call(self, verb: Verb, action: str, of: str, purpose: Purpose, effect: Callable[[], Result]) -> Result:
         await self.pace.wait(verb, purpose)
@@ -199,8 +211,10 @@ class DirectCloud:
             raise CloudError(
                 TROUBLE[refused.why], refused.why.value, refused.message, done=done, retry_s=refused.retry_s
             ) from refused
-        except (ConnectionDropped, RawRefused) as dropped:
-            raise CloudError(Trouble.UNAVAILABLE, "ConnectionReset", str(dropped), done=verb is not Verb.DESCRIBE) from dropped
+        except ConnectionDropped as dropped:
+            raise CloudError(
+                Trouble.UNAVAILABLE, "ConnectionReset", "the connection ended without an answer", done=verb is not Verb.DESCRIBE
+            ) from dropped
         await self._sleep(half + (self.cloud.rules.change_s if verb in {Verb.ASSIGN, Verb.UNASSIGN} else 0.0))
         return result
 

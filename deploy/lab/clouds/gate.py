@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from tidegate.ipam.cloud import Verb
-from tidegate.lab.clouds.buckets import TokenBucket
+from tidegate.lab.clouds.buckets import Limit, TokenBucket
 from tidegate.lab.clouds.faults import Moment, Script
 from tidegate.lab.clouds.refusals import Refusal, Refused
 from tidegate.lab.clouds.rules import Rules
@@ -28,9 +28,9 @@ class Call:
 class Gate:
     """Lets requests through to the effects behind it.
 
-    `witness(stage, call)` hears of every request before and after its effect; what it raises ends the request there (a test may kill
-    the caller so). `denied` holds the verbs and actions that the account may not use; `skew_s` is how far the provider's clock
-    is ahead of ours: wire front ends compare it with a request's timestamp.
+    `witness(stage, call)` hears of every request before and after its effect; what it raises ends the request there (a test may
+    kill the caller so). `denied` holds the verbs and actions that the account may not use; `skew_s` is how far the provider's
+    clock is ahead of ours: wire front ends compare it with a request's timestamp.
     """
 
     def __init__(self, rules: Rules, clock: Callable[[], float]) -> None:
@@ -41,7 +41,8 @@ class Gate:
         self.calls: list[Call] = []
         self.throttled: Counter[Verb] = Counter()
         self.witness: Callable[[Literal["before", "after"], Call], None] | None = None
-        self._buckets = {name: TokenBucket(limit, clock()) for name, limit in rules.limits.items()}
+        self._buckets: dict[str, TokenBucket] = {}
+        self.limit(rules.limits)
 
     def serve(self, call: Call, effect: Callable[[], Result]) -> Result:
         """Let one request through. Raises `Refused`, `RawRefused` or `ConnectionDropped`."""
@@ -63,6 +64,10 @@ class Gate:
         if fault:
             fault.strike()
         return result
+
+    def limit(self, limits: Mapping[str, Limit]) -> None:
+        """Put full buckets in the place of some, by name."""
+        self._buckets |= {name: TokenBucket(limit, self.clock()) for name, limit in limits.items()}
 
     def counted(self) -> Counter[Verb]:
         """Return how many requests of each verb arrived, refused ones included."""

@@ -20,7 +20,7 @@ class Rules:
     while an interface whose addresses changed is busy (Azure); `seen_s` until describes show a change; `known_s` until a new
     interface can be spoken of by its id. `limits` are buckets by action or verb, `shares` maps an action or verb to the
     bucket that it has in common with others. `head` and `tail`: addresses of a subnet that the provider keeps. `page`: results
-    of one describe. `named`: items have names (Azure).
+    of one describe. `named`: items have names (Azure). `assign_tokens`: a token makes an assignment happen once.
     """
 
     provider: Provider
@@ -34,6 +34,7 @@ class Rules:
     interface_id: str = "eni-{number:017x}"
     mac: str = "02:00:{0:02x}:{1:02x}:{2:02x}:{3:02x}"
     named: bool = False
+    assign_tokens: bool = False
     most_unattached: int = 50
     most_interfaces: int = 50_000
     latency_s: float = 0.0
@@ -59,7 +60,8 @@ ALIBABA = Rules(
         describe=800, DescribeInstanceTypes=400, DescribeVSwitches=300, DescribeInstances=800, DescribeSecurityGroups=800,
         create=500, attach=500, delete=500, detach=400, assign=400, unassign=400,
     ),
-    page=100,
+    assign_tokens=True,
+    page=500,
     head=1,
     tail=3,
     interface_id="eni-bp1{number:017x}",

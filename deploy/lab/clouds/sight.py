@@ -16,13 +16,13 @@ class Sight:
         self._coming: dict[str, deque[tuple[float, Nic | None]]] = {}
         self._shown: dict[str, Nic] = {}
 
-    def show(self, nic: Nic) -> None:
-        """Show a snapshot, in time."""
-        self._note(nic.id, nic)
+    def show(self, nic: Nic, at_s: float) -> None:
+        """Show a snapshot of a change at `at_s`, in time."""
+        self._note(nic.id, nic, at_s)
 
-    def hide(self, id: str) -> None:
+    def hide(self, id: str, at_s: float) -> None:
         """Show no longer, in time."""
-        self._note(id, None)
+        self._note(id, None, at_s)
 
     def all(self) -> Sequence[Nic]:
         """Return what is shown now, in the order of the ids."""
@@ -34,11 +34,11 @@ class Sight:
                 del self._coming[id]
         return [self._shown[id] for id in sorted(self._shown)]
 
-    def _note(self, id: str, nic: Nic | None) -> None:
+    def _note(self, id: str, nic: Nic | None, at_s: float) -> None:
         if self.lag_s <= 0 and id not in self._coming:
             self._put(id, nic)
         else:
-            self._coming.setdefault(id, deque()).append((self.clock() + self.lag_s, nic))
+            self._coming.setdefault(id, deque()).append((at_s + self.lag_s, nic))
 
     def _put(self, id: str, nic: Nic | None) -> None:
         if nic is None:

@@ -73,7 +73,7 @@ class Space:
         return self._note(offset)
 
     def take_block(self) -> str:
-        """Take a prefix, out of the kept part first. Raises `Refused` with SUBNET_FULL or FRAGMENTED."""
+        """Take a prefix, out of the kept part first. Raises `Refused` with FRAGMENTED, also where nothing at all is left."""
         begin = self._pick(max(self._count, 1)) if self._pick else self._next_block
         whole = (block for block in sorted(self._kept) if self._is_whole(block))
         rest = ((begin + step) % self._count for step in range(self._count))
@@ -82,8 +82,7 @@ class Space:
         for block in rest:
             if self._is_whole(block):
                 return self._note_block(block)
-        why = Refusal.FRAGMENTED if self.free else Refusal.SUBNET_FULL
-        raise Refused(why, f"no free prefix in {self.network}, {self.free} free addresses")
+        raise Refused(Refusal.FRAGMENTED, f"no free prefix in {self.network}, {self.free} free addresses")
 
     def give(self, item: str) -> None:
         """Give an address or a prefix back."""

@@ -24,6 +24,7 @@ class VirtualCloud(Account):
         super().__init__(rules, clock, pick)
         self.gate = Gate(rules, clock)
         self._tokens: dict[str, tuple[object, Nic]] = {}
+        self._assigned: dict[str, tuple[object, Sequence[str]]] = {}
 
     def create(
         self,
@@ -34,6 +35,8 @@ class VirtualCloud(Account):
         kind: Kind,
         count: int,
         description: str = "",
+        *,
+        delete_with_instance: bool = False,
     ) -> Nic:
         """Make an interface; a token that was seen with the same wishes returns the interface of that time."""
         self.settle()
@@ -55,6 +58,7 @@ class VirtualCloud(Account):
         except Refused:
             self.release(nic)
             raise
+        nic.delete_with_instance = delete_with_instance
         nic.state = "Creating" if self.rules.create_s else "Available"
         self.later(self.rules.create_s, lambda: self.proceed(nic, "Creating", "Available"))
         self.changed(nic, "created")
@@ -62,8 +66,8 @@ class VirtualCloud(Account):
             self._tokens[token] = (wishes, nic)
         return nic
 
-    def attach(self, interface: str, instance: str, index: int = -1, delete_with_instance: bool = False) -> Nic:
-        """Begin to attach; an index of -1 takes the first free one."""
+    def attach(self, interface: str, instance: str, index: int = -1, delete_with_instance: bool | None = False) -> Nic:
+        """Begin to attach; an index of -1 takes the first free one, and None leaves its going with the machine as it was."""
         nic, machine = self.nic(interface), self.machine(instance)
         self.require(Refusal.STATE, nic.state == "Available", f"{interface} is {nic.state}")
         self.require(Refusal.OTHER_ZONE, nic.zone == machine.zone, f"{nic.zone} is not {machine.zone}")
@@ -80,7 +84,9 @@ class VirtualCloud(Account):
         self.require(Refusal.INDEX_TAKEN, index not in machine.interfaces, f"index {index} of {instance}")
         machine.interfaces[index] = interface
         nic.instance, nic.index, nic.attachment = instance, index, f"{nic.id}-attach-{next(self.numbers)}"
-        nic.state, nic.delete_with_instance = "Attaching", delete_with_instance
+        nic.state = "Attaching"
+        if delete_with_instance is not None:
+            nic.delete_with_instance = delete_with_instance
         mine = nic.attachment
         self.later(self.rules.attach_s, lambda: self.proceed(nic, "Attaching", "InUse", "attached", mine))
         self.changed(nic)
@@ -93,9 +99,17 @@ class VirtualCloud(Account):
         nic.delete_with_instance = value
         self.changed(nic)
 
-    def assign(self, interface: str, kind: Kind, count: int, names: Sequence[str] = ()) -> Sequence[str]:
-        """Give an interface more; returns the items. Where items have names, those that are there already are not made again."""
+    def assign(self, interface: str, kind: Kind, count: int, names: Sequence[str] = (), token: str = "") -> Sequence[str]:
+        """Give an interface more; returns the items.
+
+        Where items have names, those that are there already are not made again; a token that was seen returns what it got.
+        """
         nic = self.nic(interface)
+        wishes = (interface, kind, count)
+        if token and token in self._assigned:
+            before, items = self._assigned[token]
+            self.require(Refusal.TOKEN_REUSED, before == wishes, f"{token} was used with other parameters")
+            return items
         self.require(Refusal.STATE, nic.state in {"Available", "InUse"}, f"{interface} is {nic.state}")
         self.require(Refusal.BUSY, nic.busy_until <= self.clock(), f"{interface} is being changed")
         self.require(Refusal.TOO_MANY, 0 < count <= self.rules.abilities.most, f"{count} at once")
@@ -103,6 +117,8 @@ class VirtualCloud(Account):
         missing = [name for name in names if name not in here]
         fresh = self.take(nic, kind, len(missing) if names else count, missing)
         self.changed(nic, "addresses")
+        if token:
+            self._assigned[token] = (wishes, fresh)
         return [*(here[name] for name in names if name in here), *fresh]
 
     def unassign(self, interface: str, items: Sequence[str]) -> None:
