@@ -17,6 +17,7 @@ from tidegate.ipam.scene import NodeView, Picture
 EXHAUSTED_S, FRAGMENTED_S, FULL_S = 60.0, 300.0, 300.0
 """For how long, in seconds, a subnet is not asked again for anything, or for prefixes, and a machine for one more."""
 
+_AGAIN_S = 10.0
 _BACKOFF_S = {
     Trouble.THROTTLED: 1.0,
     Trouble.CONFLICT: 2.0,
@@ -141,7 +142,8 @@ def fail(
     that was made once more, unless a look shows by now that the first had no effect.
     """
     memory = replace(view.memory, changed=now)
-    wait = max(error.retry_s, _BACKOFF_S.get(error.trouble, 0.0))
+    # Between two tries of one call there is time for a look, which may end the matter.
+    wait = max(error.retry_s, _BACKOFF_S.get(error.trouble, 1.0), _AGAIN_S if repeat else 0.0)
     view = replace(view, memory=memory, not_before=now + wait)
     over = not error.done
     if error.done:
