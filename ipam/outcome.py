@@ -17,6 +17,7 @@ from tidegate.ipam.scene import NodeView, Picture
 EXHAUSTED_S, FRAGMENTED_S, FULL_S = 60.0, 300.0, 300.0
 """For how long, in seconds, a subnet is not asked again for anything, or for prefixes, and a machine for one more."""
 
+_AGAIN_S = 10.0
 _BACKOFF_S = {
     Trouble.THROTTLED: 1.0,
     Trouble.CONFLICT: 2.0,
@@ -60,6 +61,9 @@ def apply(
             ledger = book.add(ledger, changed(made, addresses=(), prefixes=()))
             return book.give(ledger, result.id, [item for item in book.items(result) if not others(item)])
         case "attach":
+            if _is_missing(ledger, intent.interface):
+                # It was asked for by name, and is where it shall be.
+                return book.set_state(ledger, intent.interface, "InUse")
             return book.set_state(ledger, intent.interface, "Attaching", intent.index)
         case "assign":
             assert isinstance(result, tuple)
@@ -83,7 +87,8 @@ def remember(view: NodeView, intent: Intent, contested: bool, now: float) -> Nod
             known = {id: when for id, when in memory.forgotten.items() if now < when + 2 * book.SETTLE_S}
             memory = replace(memory, forgotten={**known, intent.interface: now}, doubted=now + book.SETTLE_S)
         case "attach":
-            return replace(view, memory=memory, bad_indexes=frozenset())
+            there = {**memory.there, intent.interface: now}
+            return replace(view, memory=replace(memory, there=there), bad_indexes=frozenset())
         case _:
             pass
     return replace(view, memory=memory)
@@ -137,7 +142,8 @@ def fail(
     that was made once more, unless a look shows by now that the first had no effect.
     """
     memory = replace(view.memory, changed=now)
-    wait = max(error.retry_s, _BACKOFF_S.get(error.trouble, 0.0))
+    # Between two tries of one call there is time for a look, which may end the matter.
+    wait = max(error.retry_s, _BACKOFF_S.get(error.trouble, 1.0), _AGAIN_S if repeat else 0.0)
     view = replace(view, memory=memory, not_before=now + wait)
     over = not error.done
     if error.done:

@@ -257,6 +257,24 @@ def test_answers_that_never_came_cost_nothing(provider: Provider) -> None:
     play(provider, act)
 
 
+def test_a_call_of_unknown_outcome_that_is_refused_later_ends() -> None:
+    """The answer to a create is lost before it had effect, and then no block is left: it is not asked for over and over."""
+
+    async def act(world: World) -> None:
+        space = world.cloud.nets[world.home].spaces["4"]
+        world.cloud.gate.faults.add(Verb.CREATE, [Fault(None)])
+        world.launch("n0", 12)
+        await world.until(lambda: bool(world.ledgers["n0"].intents))
+        for block in range(16):
+            space.take_this(f"10.0.0.{block * 16 + 9}")
+        await world.until(world.idle, 120)
+        # Two of them are those that succeed.
+        assert world.cloud.gate.counted()[Verb.CREATE] <= 9
+
+    pool = CloudPool(provider="aws", subnets=CloudChoice(ids=(network("aws", 0),)), addresses="Prefix")
+    play("aws", act, pool, cidrs=("10.0.0.0/24",))
+
+
 def test_waiting_pods_are_served_while_the_cloud_fails() -> None:
     """Half of all assigns fail: nothing is released or warmed, and every pod gets its address."""
 
