@@ -103,18 +103,22 @@ def _record(kind: Any) -> layout.Record:
     return layout.Record(ctypes.sizeof(kind), tuple(described))
 
 
-def load(request: Request) -> None:
-    """Do all of it. Raises what bcc raises, `libbpf.BpfError` and OSError."""
+def compile_unit(request: Request, debug: int = 0) -> Any:
+    """Return bcc's module of a unit, whose maps are then pinned; `debug` are bcc's flags. Raises what bcc raises."""
     os.environ["BCC_KERNEL_SOURCE"] = request.headers
     sys.path.append(_DISTRIBUTION_PACKAGES)
     # Here and not above: only this process may pay for it.
     from bcc import BPF
 
-    source = source_of(request.unit)
     flags = [f"-D{name}={value}" for name, value in request.defines.items()]
     flags += [f'-DTG_MAPS="{request.maps}"', "-Wno-unused-function", "-Wno-macro-redefined"]
-    module = BPF(text=source, cflags=flags)
-    kind = getattr(BPF, request.unit.kind)
+    return BPF(text=source_of(request.unit), cflags=flags, debug=debug)
+
+
+def load(request: Request) -> None:
+    """Do all of it. Raises what bcc raises, `libbpf.BpfError` and OSError."""
+    module = compile_unit(request)
+    kind = getattr(module, request.unit.kind)
     loaded = {name: module.load_func(name.encode(), kind).fd for name in request.unit.programs}
     if request.unit.follow:
         for number, name in enumerate(request.unit.programs[1:]):
@@ -128,7 +132,7 @@ def load(request: Request) -> None:
         cpus = ctypes.sizeof(table.Leaf) // ctypes.sizeof(one)
         maps[pin.name] = layout.MapLayout(pin.name, _record(table.Key), _record(one), cpus)
     written = Path(request.layout + ".new")
-    written.write_bytes(msgspec.json.encode(layout.Layout(maps, reasons(source))))
+    written.write_bytes(msgspec.json.encode(layout.Layout(maps, reasons(source_of(request.unit)))))
     written.replace(request.layout)
 
 

@@ -199,7 +199,7 @@ int lb(struct xdp_md *ctx)
 int lb_rest(struct xdp_md *ctx)
 {
 	union lb_flow flow = {};
-	struct lb_packet packet, *p = &packet;
+	struct lb_packet packet = {}, *p = &packet;
 	p->flow = &flow;
 	__be16 proto = 0;
 	if (lb_parse_ethernet(ctx, p, &proto) != LB_PARSED)

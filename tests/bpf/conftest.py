@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from balancer import TCP_, UDP_, Balancer
-from namespace import fresh_namespace, sh
+from namespace import fresh_namespace, ip
 from packets import Harness, addr
 
 from tidegate.datapath.layout import fields
@@ -36,22 +36,26 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     shutil.rmtree(pins)
 
 
+def forward_between(*devices: str) -> None:
+    """Make devices that end nowhere, and a kernel that forwards between them."""
+    made = "".join(
+        f"link add {name} type veth peer {name}.peer\nlink set {name} up\nlink set {name}.peer up\n" for name in devices
+    )
+    ip(f"link set lo up\n{made}")
+    for switch in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
+        (Path("/proc/sys/net") / switch).write_text("1")
+
+
 @pytest.fixture
 def node(loaded: Loaded) -> Iterator[Harness]:
     """A node with two pods on pod0 and pod1, an uplink, a peer, and the world behind 172.30.0.1."""
     with fresh_namespace():
-        sh("""
-        ip link set lo up
-        for name in up0 pod0 pod1 tgvxlan; do
-            ip link add $name type veth peer $name.peer
-            ip link set $name up
-            ip link set $name.peer up
-        done
-        sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-        ip address add 172.30.0.11/24 dev up0
-        ip address add fd30::11/64 dev up0 nodad
-        ip route add default via 172.30.0.1
-        ip route add default via fd30::1
+        forward_between("up0", "pod0", "pod1", "tgvxlan")
+        ip("""
+        address add 172.30.0.11/24 dev up0
+        address add fd30::11/64 dev up0 nodad
+        route add default via 172.30.0.1
+        route add default via fd30::1
         """)
         harness = Harness(loaded)
         import socket
@@ -103,26 +107,20 @@ def loaded_balancer(loaded: Loaded, tmp_path_factory: pytest.TempPathFactory) ->
 def balancer(loaded_balancer: Loaded) -> Iterator[Balancer]:
     """A balancer between two routers: 192.0.2.10 and 2001:db8:10::10, TCP and UDP port 80, go to backend 1, which is 10.9.0.1."""
     with fresh_namespace():
-        sh("""
-        ip link set lo up
-        for name in up0 up1; do
-            ip link add $name type veth peer $name.peer
-            ip link set $name up
-            ip link set $name.peer up
-        done
-        sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1
-        ip link set up0 address 02:74:67:00:00:01
-        ip link set up1 address 02:74:67:00:00:02
-        ip address add 172.30.0.11/24 dev up0
-        ip address add fd30::11/64 dev up0 nodad
-        ip address add 172.31.0.11/24 dev up1
-        ip neighbour add 172.30.0.1 dev up0 lladdr 02:00:00:00:00:fe nud permanent
-        ip neighbour add fd30::1 dev up0 lladdr 02:00:00:00:00:fe nud permanent
-        ip neighbour add 172.31.0.1 dev up1 lladdr 02:00:00:00:00:fd nud permanent
-        ip route add default via 172.30.0.1
-        ip route add default via fd30::1
-        ip route add 10.8.0.0/16 via 172.31.0.1
-        ip route add 10.7.0.0/16 via 172.30.0.77
+        forward_between("up0", "up1")
+        ip("""
+        link set up0 address 02:74:67:00:00:01
+        link set up1 address 02:74:67:00:00:02
+        address add 172.30.0.11/24 dev up0
+        address add fd30::11/64 dev up0 nodad
+        address add 172.31.0.11/24 dev up1
+        neighbour add 172.30.0.1 dev up0 lladdr 02:00:00:00:00:fe nud permanent
+        neighbour add fd30::1 dev up0 lladdr 02:00:00:00:00:fe nud permanent
+        neighbour add 172.31.0.1 dev up1 lladdr 02:00:00:00:00:fd nud permanent
+        route add default via 172.30.0.1
+        route add default via fd30::1
+        route add 10.8.0.0/16 via 172.31.0.1
+        route add 10.7.0.0/16 via 172.30.0.77
         """)
         made = Balancer(loaded_balancer)
         for address in ("192.0.2.10", "2001:db8:10::10"):

@@ -27,7 +27,16 @@ def fresh_namespace() -> Iterator[None]:
 
 def sh(script: str) -> str:
     """Run a shell script in the thread's namespace; return what it printed; a failure raises with its words."""
-    done = subprocess.run(["sh", "-ec", script], capture_output=True, text=True, check=False)
+    return _run(["sh", "-ec", script], script)
+
+
+def ip(lines: str) -> str:
+    """Run ip(8) for each line, all in one process; the first failure raises with its words."""
+    return _run(["ip", "-batch", "-"], lines, lines)
+
+
+def _run(command: list[str], shown: str, given: str = "") -> str:
+    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise AssertionError(f"{script}\n{done.stdout}{done.stderr}")
+        raise AssertionError(f"{shown}\n{done.stdout}{done.stderr}")
     return done.stdout
