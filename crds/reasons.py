@@ -50,7 +50,7 @@ class Reason(Enum):
     POOL_EXHAUSTED = "PoolExhausted", "The ranges have no block left for a node that the pool selects."
     POOL_SHRUNK = "PoolShrunk", "Nodes hold blocks that lie in no pool any more; they keep them."
     ALLOCATED = "Allocated", "Every node that the pool selects has its blocks or addresses."
-    UNSUPPORTED = "CloudLacksIt", "The provider has no such addresses."
+    UNSUPPORTED = "Unsupported", "The provider, or this version of Tidegate, does not have it."
     CLOUD_STARTING = "CloudStarting", "Nothing has been heard from the cloud yet."
     CLOUD_UNAVAILABLE = "CloudUnavailable", "The cloud cannot be asked; nodes go on with what they have."
     NODES_WAITING = "NodesWaiting", "Pods wait for addresses that a node cannot be given at the moment."

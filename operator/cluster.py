@@ -118,7 +118,7 @@ class CloudFinding:
 
 @dataclass(frozen=True)
 class Cluster:
-    """All resources, and who is alive; `clouds` has what is known of each cloud pool."""
+    """All resources, and who is alive; `clouds` has what is known of each cloud pool, `serves_clouds` says that there are any."""
 
     policies: Sequence[EgressPolicy] = ()
     pools: Sequence[IPPool] = ()
@@ -132,6 +132,7 @@ class Cluster:
     alive: frozenset[str] = frozenset()
     service_cidrs: Sequence[str] = ()
     clouds: Mapping[str, CloudFinding] = field(default_factory=dict)
+    serves_clouds: bool = False
     _selected: dict[bytes, list[Node]] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @property

@@ -39,6 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the operator's arguments."""
     parser.add_argument("--kubeconfig", default=os.environ.get("KUBECONFIG"), help="default: $KUBECONFIG, else the pod's")
     parser.add_argument("--http", default="0.0.0.0:9975", metavar="ADDR:PORT", help="default: %(default)s")
+    parser.add_argument(
+        "--cloud-pools",
+        action="store_true",
+        help="keep interfaces and addresses for IPPools with spec.cloud; agents do not hand those out yet",
+    )
     parser.add_argument("--log", choices=("auto", "json", "console"), default="auto", help="default: %(default)s")
 
 
@@ -88,7 +93,7 @@ class _Operator:
 
     async def _lead(self, access: Access, election: Election, stop: asyncio.Event, identity: str) -> None:
         """Return when the lease is lost."""
-        self._store = store = Store(access.client)
+        self._store = store = Store(access.client, self._args.cloud_pools)
         clouds = Clouds(access.client, store)
         self._loop = loop = Loop(store, Publisher(access, store, identity), clouds)
         lost = asyncio.create_task(election.hold(), name="lease")

@@ -35,7 +35,7 @@ SHARDS = f"{TIDEGATE}/clusterstates"
 class Store:
     """Our own kinds come by `take` and `drop`, foreign kinds and the wire through reflectors."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, serves_clouds: bool = False) -> None:
         self.bell = asyncio.Event()
         self.resources: dict[str, dict[str, Resource | Rejected]] = {kind: {} for kind in KINDS}
         ring = self.bell.set
@@ -46,6 +46,7 @@ class Store:
         self.leases = Reflector(client, lease.LEASES, Lease, self._heartbeat)
         self.service_cidrs = Reflector(client, "/apis/networking.k8s.io/v1/servicecidrs", ServiceCIDR, ring)
         self.clouds: Mapping[str, CloudFinding] = {}
+        self._serves_clouds = serves_clouds
         self._client = client
         self._alive: frozenset[str] = frozenset()
         self._listed: set[str] = set()
@@ -126,6 +127,7 @@ class Store:
             alive=alive,
             service_cidrs=sorted({text for each in self.service_cidrs.items.values() for text in each.spec.cidrs}),
             clouds=self.clouds,
+            serves_clouds=self._serves_clouds,
         ), soonest
 
     def _heartbeat(self) -> None:

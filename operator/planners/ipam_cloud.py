@@ -14,6 +14,10 @@ from tidegate.ipam.ledger import is_empty
 from tidegate.operator.cluster import CloudFinding, Cluster, by_age
 from tidegate.operator.plan import ACCEPTED, CloudTask, Finding, Plan, PoolUse, Verdict
 
+NOT_SERVED = Finding(
+    False, Reason.UNSUPPORTED, "spec.cloud: agents of this version hand out no addresses of a cloud yet: use spec.ranges"
+)
+
 _KINDS = {4: (Kind.ADDRESS_4, Kind.PREFIX_4), 6: (Kind.ADDRESS_6, Kind.PREFIX_6)}
 
 
@@ -41,7 +45,7 @@ def plan(cluster: Cluster, plan: Plan) -> Plan:
         name, cloud = pool.metadata.name, pool.spec.cloud
         if cloud is None:
             continue
-        accepted = _judge(cloud)
+        accepted = _judge(cloud) if cluster.serves_clouds else NOT_SERVED
         if name in usable:
             tasks[name] = _task(cluster, pool, cloud, chosen, has)
         finding = cluster.clouds.get(name, CloudFinding())
@@ -58,6 +62,8 @@ def plan(cluster: Cluster, plan: Plan) -> Plan:
 
 
 def _usable(cluster: Cluster) -> list[IPPool]:
+    if not cluster.serves_clouds:
+        return []
     return [pool for pool in cluster.pools if pool.spec.cloud is not None and _judge(pool.spec.cloud).holds]
 
 

@@ -106,7 +106,7 @@ class World:
 
     def start(self) -> None:
         """Start an operator."""
-        words = ("tidegate.operator.main", "--kubeconfig", str(self.kubeconfig), "--http", HTTP, "--log", "json")
+        words = ("tidegate.operator.main", "--kubeconfig", str(self.kubeconfig), "--http", HTTP, "--log", "json", "--cloud-pools")
         self.operator = apiserver.start_python(self.server.folder, f"operator-{self.provider}", *words)
 
     def eventually(self, check: Callable[[], object], seconds: float = 60) -> None:
