@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tidegate.crds import cidr
 from tidegate.crds.ipam import Provider
-from tidegate.ipam.cloud import Kind, Subnet
+from tidegate.ipam.cloud import Interface, Kind, Subnet
 from tidegate.ipam.clouds.kinds import FAMILY_4, PREFIXES
 
 
@@ -108,6 +108,15 @@ def _widest(begin: int, end: int) -> int:
         if (begin + (1 << k) - 1 >> k << k) + (1 << k) <= end:
             return k
     return -1
+
+
+def measure(subnets: Mapping[str, SubnetView], found: Iterable[Interface]) -> Mapping[str, SubnetView]:
+    """Return the subnets with their widest whole blocks, by what lies in them of a complete look at our interfaces."""
+    taken: dict[str, list[str]] = {}
+    for each in found:
+        own = [each.primary] if each.primary else []
+        taken.setdefault(each.subnet, []).extend((*each.addresses, *each.prefixes, *own))
+    return {id: replace(view, whole=widest_block(view.subnet.cidrs, taken.get(id, ()))) for id, view in subnets.items()}
 
 
 _GATEWAYS = {"alibaba": -3, "aws": 1, "azure": 1}

@@ -19,7 +19,7 @@ TOKEN_LIFE_S = 600.0
 def settle(scene: Scene) -> Action | str:
     """Return how to settle a call whose outcome is unknown: once more where that is the same call, else by looking.
 
-    A look that shows the outcome removes the intent (`ledger.observe`).
+    A look that shows the outcome removes the intent (`observe`).
     """
     view, now = scene.view, scene.now
     intent = view.ledger.intents[0]

@@ -54,3 +54,21 @@ def decide(scene: Scene) -> Action | str:
             return found
         reasons.append(found)
     return next((reason for reason in reasons if reason), "")
+
+
+def is_restless(view: NodeView) -> bool:
+    """Tell whether time alone may call for something to be done for a node."""
+    return bool(
+        view.idle_since < float("inf")
+        or view.receipt.waiting
+        or view.machine is None
+        or view.ledger.intents
+        or view.ledger.releasing
+        or any(each.state != "InUse" for each in view.ledger.interfaces)
+    )
+
+
+def alike(one: Action, other: Action) -> bool:
+    """Tell whether a queued action still stands for the one that is due: its turn is the same."""
+    verbs = one.intent.verb if one.intent else "", other.intent.verb if other.intent else ""
+    return verbs[0] == verbs[1] and one.purpose == other.purpose and (one.intent is not None or one.ledger == other.ledger)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tidegate.crds.ipam import CloudPool
 from tidegate.crds.node_state import CloudReceipt, Intent, NodeCloud
@@ -16,6 +16,19 @@ from tidegate.ipam.need import Stock
 
 IDLE_S = 180.0
 """How long, in seconds, a node has more than it needs before any of it is released."""
+
+REFUSED_S = 60.0
+"""For how long, in seconds, an agent is not asked again for what it refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """A node as the cluster knows it: `wanted` says that it is there and the pool selects it, `instance` names its machine."""
+
+    name: str
+    instance: str
+    receipt: CloudReceipt
+    wanted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,3 +148,12 @@ class Scene:
     def urgency(self) -> Purpose:
         """Return for whom more is wanted."""
         return Purpose.WAITING_POD if self.short() else Purpose.WARM_POOL
+
+
+def hear(view: NodeView, fact: NodeFacts, now: float) -> NodeView:
+    """Return the node with what its cluster says of it now."""
+    refused = view.refused
+    if fact.receipt.round == view.ledger.round and fact.receipt.refused != view.receipt.refused:
+        refused = {**refused, **dict.fromkeys(fact.receipt.refused, now + REFUSED_S)}
+    machine = view.machine if fact.instance == view.instance else None
+    return replace(view, instance=fact.instance, machine=machine, receipt=fact.receipt, wanted=fact.wanted, refused=refused)

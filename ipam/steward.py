@@ -9,21 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 from tidegate.crds.ipam import CloudPool
-from tidegate.crds.node_state import CloudInterface, CloudReceipt, NodeCloud
+from tidegate.crds.node_state import CloudInterface, NodeCloud
 from tidegate.ipam import ledger as book
 from tidegate.ipam import outcome
 from tidegate.ipam.budget import Budget
+from tidegate.ipam.calls import make
 from tidegate.ipam.choose import Room
-from tidegate.ipam.cloud import Cloud, CloudError, Interface, Kind, Purpose, Trouble, Verb
+from tidegate.ipam.cloud import Cloud, CloudError, Interface, Purpose, Trouble, Verb
 from tidegate.ipam.ledger import Memory
 from tidegate.ipam.owners import Owners
-from tidegate.ipam.plan import decide, explain, plan
+from tidegate.ipam.plan import alike, decide, explain, is_restless, plan
 from tidegate.ipam.release import is_idle
-from tidegate.ipam.scene import Action, NodeView, Picture, Scene
+from tidegate.ipam.scene import Action, NodeFacts, NodeView, Picture, Scene, hear
 from tidegate.ipam.survey import Survey
 
 TICK_S, ROUND_S = 5.0, 60.0
@@ -31,9 +32,6 @@ TICK_S, ROUND_S = 5.0, 60.0
 
 GATHER_S = 0.05
 """For how long, in seconds, news is gathered before it is looked at."""
-
-REFUSED_S = 60.0
-"""For how long, in seconds, an agent is not asked again for what it refused."""
 
 
 class Ledger(Protocol):
@@ -43,35 +41,32 @@ class Ledger(Protocol):
         """Write a node's ledger if nobody else wrote it since; raises otherwise, and when it is not known to be written."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodeFacts:
-    """A node as the cluster knows it: `wanted` says that it is there and the pool selects it, `instance` names its machine."""
-
-    name: str
-    instance: str
-    receipt: CloudReceipt
-    wanted: bool = True
-
-
 class Stopped(Exception):
     """The steward ended; nothing more is done in its name."""
 
 
 class Steward:
-    """Looks after the nodes of one pool. `clock` tells Unix time in seconds."""
+    """Looks after the nodes of one pool. `clock` tells Unix time in seconds; stewards of one cluster share `owners`."""
 
     def __init__(
-        self, cluster: str, pool: CloudPool, cloud: Cloud, ledgers: Ledger, budget: Budget, clock: Callable[[], float]
+        self,
+        cluster: str,
+        pool: CloudPool,
+        cloud: Cloud,
+        ledgers: Ledger,
+        budget: Budget,
+        clock: Callable[[], float],
+        owners: Owners | None = None,
     ) -> None:
         self.cluster, self.pool, self.cloud, self.clock = cluster, pool, cloud, clock
         self.nodes: dict[str, NodeView] = {}
         self.picture = Picture(cloud.abilities, cluster)
         self.troubles: dict[str, CloudError] = {}
         self.problem = ""
-        self._ledgers, self._budget = ledgers, budget
+        self._ledgers, self.budget = ledgers, budget
         self._survey = Survey(self)
         self.facts: dict[str, NodeFacts] = {}
-        self._owners = Owners()
+        self._owners = owners or Owners()
         self._queued: dict[str, tuple[Action, asyncio.Task[None]]] = {}
         self.flying: dict[str, asyncio.Task[None]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
@@ -98,7 +93,7 @@ class Steward:
                 view = NodeView(name, ledgers[name], Memory(began=now, changed=now, doubted=doubted))
                 self._locks[name] = asyncio.Lock()
                 self._name_items(name, NodeCloud(pool=""), view.ledger)
-            after = self._hear(view, fact)
+            after = hear(view, fact, self.clock())
             if after != self.nodes.get(name):
                 self.nodes[name] = after
                 self._dirty.add(name)
@@ -110,16 +105,9 @@ class Steward:
         if self._dirty:
             self._wake.set()
 
-    def _hear(self, view: NodeView, fact: NodeFacts) -> NodeView:
-        refused = view.refused
-        if fact.receipt.round == view.ledger.round and fact.receipt.refused != view.receipt.refused:
-            refused = {**refused, **dict.fromkeys(fact.receipt.refused, self.clock() + REFUSED_S)}
-        machine = view.machine if fact.instance == view.instance else None
-        return replace(view, instance=fact.instance, machine=machine, receipt=fact.receipt, wanted=fact.wanted, refused=refused)
-
     def why(self, node: str) -> str:
         """Return why a node is given nothing at the moment, with the provider's own words if a call failed; else empty."""
-        said = self.problem or explain(self.nodes[node], self.picture, self.pool, self._budget.health(), self.clock())
+        said = self.problem or explain(self.nodes[node], self.picture, self.pool, self.budget.health(), self.clock())
         trouble = self.troubles.get(node)
         return f"{said}: {trouble}" if said and trouble else said
 
@@ -135,7 +123,7 @@ class Steward:
                         self._dirty |= self.nodes.keys()
                     elif now >= ticked + TICK_S:
                         ticked = now
-                        self._dirty |= {name for name, view in self.nodes.items() if _is_restless(view)}
+                        self._dirty |= {name for name, view in self.nodes.items() if is_restless(view)}
                     self._wake.clear()
                     if now >= self._paused_until:
                         self._dispatch(tasks)
@@ -161,10 +149,10 @@ class Steward:
         views = {name: self.nodes[name] for name in self._dirty & self.nodes.keys() if name not in self.flying}
         gone = [name for name in self._dirty if name not in self.nodes]
         self._dirty.clear()
-        actions = {action.node: action for action in plan(views, self.picture, self.pool, self._budget.health(), now)}
+        actions = {action.node: action for action in plan(views, self.picture, self.pool, self.budget.health(), now)}
         for name in (*views, *gone):
             before, action = self._queued.get(name), actions.get(name)
-            if before and action and _alike(before[0], action):
+            if before and action and alike(before[0], action):
                 continue
             if before:
                 before[1].cancel()
@@ -180,14 +168,14 @@ class Steward:
         return replace(view, idle_since=now if idle else float("inf"))
 
     def _scene(self, view: NodeView, now: float) -> Scene:
-        return Scene(view, self.picture, self.pool, self._budget.health(), Room(self.picture.subnets), now)
+        return Scene(view, self.picture, self.pool, self.budget.health(), Room(self.picture.subnets), now)
 
     async def _carry_out(self, queued: Action) -> None:
         """Wait for the call's turn, decide once more with what is known by then, and do that."""
         if queued.intent is None:
             await self._step(queued)
         else:
-            async with self._budget.admit(Verb(queued.intent.verb), queued.purpose):
+            async with self.budget.admit(Verb(queued.intent.verb), queued.purpose):
                 await self._step(queued)
         del self.flying[queued.node]
         self.wake(queued.node)
@@ -202,7 +190,7 @@ class Steward:
             return
         base = self.nodes[name].ledger
         action = decide(self._scene(self.nodes[name], self.clock()))
-        if not isinstance(action, Action) or not _alike(queued, action):
+        if not isinstance(action, Action) or not alike(queued, action):
             return
         await self.write(name, lambda current: action.ledger if current is base else current)
         intent = action.intent
@@ -212,11 +200,11 @@ class Steward:
         if self._stopped:
             raise Stopped
         try:
-            result = await self._call(action)
+            result = await make(self.cloud, self.cluster, self.pool.tags, action)
         except CloudError as error:
             await self._fail(action, error, repeat)
             return
-        self._budget.report(True)
+        self.budget.report(True)
         self._denials, self.problem = 0, ""
         self.troubles.pop(name, None)
         contested = await self._wait_for_owners(name, result)
@@ -227,36 +215,10 @@ class Steward:
         await self.write(name, lambda ledger: outcome.apply(ledger, intent, result, self.entry, self.others(name)))
         self._survey.expect(now)
 
-    async def _call(self, action: Action) -> Interface | tuple[str, ...]:
-        intent, purpose, cloud = action.intent, action.purpose, self.cloud
-        assert intent is not None
-        machine = action.ledger.instance
-        match intent.verb:
-            case "create":
-                tags = {
-                    **self.pool.tags,
-                    book.CLUSTER_TAG: self.cluster,
-                    book.NODE_TAG: action.node,
-                    book.TOKEN_TAG: intent.token,
-                }
-                kind = Kind(intent.form)
-                return await cloud.create(intent.token, intent.subnet, intent.groups, tags, kind, intent.count, purpose)
-            case "attach":
-                await cloud.attach(intent.interface, machine, intent.index, purpose)
-            case "assign":
-                return tuple(await cloud.assign(intent.token, intent.interface, Kind(intent.form), intent.count, purpose))
-            case "unassign":
-                await cloud.unassign(intent.interface, intent.items, purpose)
-            case "detach":
-                await cloud.detach(intent.interface, machine, purpose)
-            case "delete":
-                await cloud.delete(intent.interface, purpose)
-        return ()
-
     async def _fail(self, action: Action, error: CloudError, repeat: bool) -> None:
         name, intent, now = action.node, action.intent, self.clock()
         assert intent is not None
-        self._budget.report(error.trouble not in (Trouble.THROTTLED, Trouble.UNAVAILABLE, Trouble.DENIED))
+        self.budget.report(error.trouble not in (Trouble.THROTTLED, Trouble.UNAVAILABLE, Trouble.DENIED))
         self.troubles[name] = error
         if error.trouble is Trouble.DENIED:
             self._denials += 1
@@ -316,23 +278,15 @@ class Steward:
         has = {item for each in after.interfaces for item in book.items(each)}
         self._owners.change(name, had - has, has - had)
 
-    def spent(self, verb: Verb) -> int:
-        """Return how many requests of a kind were let through."""
-        return self._budget.spent[verb]
-
-    def rate(self, verb: Verb) -> float:
-        """Return how many requests of a kind a second are ours."""
-        return self._budget.rate(verb)
-
     async def ask(self, request: Awaitable[object]) -> bool:
         """Await a describe of the survey; tells whether it went well, and remembers how it did not."""
         try:
             await request
         except CloudError as error:
-            self._budget.report(error.trouble not in (Trouble.THROTTLED, Trouble.UNAVAILABLE, Trouble.DENIED))
+            self.budget.report(error.trouble not in (Trouble.THROTTLED, Trouble.UNAVAILABLE, Trouble.DENIED))
             self.troubles[""] = error
             return False
-        self._budget.report(True)
+        self.budget.report(True)
         self.troubles.pop("", None)
         return True
 
@@ -340,21 +294,3 @@ class Steward:
         """Return for whom the cloud is looked at now."""
         waits = any(self._scene(view, self.clock()).short() for view in self.nodes.values())
         return Purpose.WAITING_POD if waits else Purpose.LOOKING
-
-
-def _is_restless(view: NodeView) -> bool:
-    """Tell whether time alone may call for something to be done for a node."""
-    return bool(
-        view.idle_since < float("inf")
-        or view.receipt.waiting
-        or view.machine is None
-        or view.ledger.intents
-        or view.ledger.releasing
-        or any(each.state != "InUse" for each in view.ledger.interfaces)
-    )
-
-
-def _alike(one: Action, other: Action) -> bool:
-    """Tell whether a queued action still stands for the one that is due: its turn is the same."""
-    verbs = one.intent.verb if one.intent else "", other.intent.verb if other.intent else ""
-    return verbs[0] == verbs[1] and one.purpose == other.purpose and (one.intent is not None or one.ledger == other.ledger)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from tidegate.crds.node_state import NodeCloud
 from tidegate.ipam import ledger as book
-from tidegate.ipam.choose import SubnetView, widest_block
+from tidegate.ipam.choose import SubnetView, measure
 from tidegate.ipam.cloud import Instance, Interface, Purpose, Subnet, Verb
-from tidegate.ipam.ledger import Look
+from tidegate.ipam.observe import Look, observe
 from tidegate.ipam.scene import NodeView
 
 if TYPE_CHECKING:
@@ -218,22 +218,23 @@ class Survey:
         creates = steward.picture.abilities.creates_interfaces
         covered = [view for view in (steward.nodes.values() if whole or creates else self._pending()) if view.ledger.instance]
         self._expected_at = _NEVER
-        before = steward.spent(Verb.DESCRIBE)
+        before = steward.budget.spent[Verb.DESCRIBE]
         if creates:
             found = await steward.cloud.interfaces([view.ledger.instance for view in covered], purpose)
             changes = await self._tell(steward.nodes.keys(), found, began)
-            self._measure(found)
+            if steward.pool.addresses == "Prefix":
+                steward.picture = replace(steward.picture, subnets=measure(steward.picture.subnets, found))
         else:
             # They are asked for machine by machine, so none need wait for another.
             changes = sum(await asyncio.gather(*(self._see_one(view, purpose) for view in covered)))
-        cost = max(steward.spent(Verb.DESCRIBE) - before, 1)
+        cost = max(steward.budget.spent[Verb.DESCRIBE] - before, 1)
         if whole or creates:
             self._audited_at = began
-            self._audit_s = max(AUDIT_S, cost / max(AUDIT_PART * steward.rate(Verb.DESCRIBE), 0.01))
+            self._audit_s = max(AUDIT_S, cost / max(AUDIT_PART * steward.budget.rate(Verb.DESCRIBE), 0.01))
         if changes or self._changes:
             self._moved_at = began
         calls_per_s = self._changes / max(began - self._interfaces_at, LOOK_S)
-        looks_per_s = LOOK_PART * max(calls_per_s, steward.rate(Verb.DESCRIBE) / 2, 0.1)
+        looks_per_s = LOOK_PART * max(calls_per_s, steward.budget.rate(Verb.DESCRIBE) / 2, 0.1)
         # What has not come for a minute is asked for less and less often.
         quiet = min((began - self._moved_at) / 4, AUDIT_S)
         self._interval = max(LOOK_S, min(cost / looks_per_s, LOOK_MOST_S), quiet if quiet > LOOK_MOST_S else 0.0)
@@ -267,7 +268,7 @@ class Survey:
         # What it showed may be older than the last call for the node: then only progress counts.
         calm = name not in steward.flying and view.memory.changed <= began
         look = Look(began, seen, calm, steward.others(name), steward.entry)
-        ledger, memory = book.observe(name, view.ledger, view.memory, look, adopts_all)
+        ledger, memory = observe(name, view.ledger, view.memory, look, adopts_all)
         if calm:
             steward.nodes[name] = replace(view, memory=memory, seen=seen)
         if ledger == view.ledger:
@@ -276,29 +277,12 @@ class Survey:
             return False
 
         def again(current: NodeCloud) -> NodeCloud:
-            return book.observe(name, current, steward.nodes[name].memory, self._less(look, name), adopts_all)[0]
+            # A call began while the ledger was waited for: only progress of what was seen counts.
+            return observe(name, current, steward.nodes[name].memory, replace(look, calm=False), adopts_all)[0]
 
         await steward.write(name, lambda current: ledger if current is view.ledger else again(current))
         steward.wake(name)
         return True
-
-    def _less(self, look: Look, name: str) -> Look:
-        """A call began while the ledger was waited for: only progress of what was seen counts."""
-        return replace(look, calm=False)
-
-    def _measure(self, found: Sequence[Interface]) -> None:
-        """Compute each subnet's widest whole block, where prefixes are wanted."""
-        steward = self._steward
-        if steward.pool.addresses != "Prefix":
-            return
-        taken: dict[str, list[str]] = {}
-        for each in found:
-            taken.setdefault(each.subnet, []).extend((*book.items(each), *([each.primary] if each.primary else [])))
-        subnets = {
-            id: replace(view, whole=widest_block(view.subnet.cidrs, taken.get(id, ())))
-            for id, view in steward.picture.subnets.items()
-        }
-        steward.picture = replace(steward.picture, subnets=subnets)
 
     async def _see_ends(self, views: Sequence[NodeView]) -> None:
         steward = self._steward

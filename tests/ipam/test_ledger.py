@@ -12,7 +12,8 @@ from tidegate.crds.node_state import CloudInterface, Intent, NodeCloud
 from tidegate.ipam import ledger as book
 from tidegate.ipam import outcome
 from tidegate.ipam.cloud import CloudError, Interface, Trouble
-from tidegate.ipam.ledger import NODE_TAG, SETTLE_S, TOKEN_TAG, Look, Memory
+from tidegate.ipam.ledger import NODE_TAG, SETTLE_S, TOKEN_TAG, Memory
+from tidegate.ipam.observe import Look, observe
 from tidegate.ipam.scene import NodeView
 
 LATE = 10_000.0
@@ -39,7 +40,7 @@ OLD = Memory(began=0.0, changed=0.0)
 
 
 def seen_by(before: NodeCloud, at: Look, memory: Memory = OLD) -> tuple[NodeCloud, Memory]:
-    return book.observe("n", before, memory, at, adopts_all=False)
+    return observe("n", before, memory, at, adopts_all=False)
 
 
 @given(st.lists(st.sampled_from(["a", "b"]), unique=True), st.integers(1, 9))

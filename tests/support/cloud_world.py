@@ -15,7 +15,8 @@ from tidegate.crds.ipam import CloudChoice, CloudPool, Provider
 from tidegate.crds.node_state import CloudReceipt, NodeCloud
 from tidegate.ipam.budget import Budget, OwnStore
 from tidegate.ipam.ledger import CLUSTER_TAG, items
-from tidegate.ipam.steward import NodeFacts, Steward, Stopped
+from tidegate.ipam.scene import NodeFacts
+from tidegate.ipam.steward import Steward, Stopped
 from tidegate.ipam.sweep import GRACE_S, sweep
 from tidegate.lab.clouds.direct import DirectCloud
 from tidegate.lab.clouds.gate import Call
