@@ -15,7 +15,8 @@ from tidegate.ipam import ledger as book
 from tidegate.ipam.budget import Budget
 from tidegate.ipam.cloud import CloudError, Purpose, Trouble
 from tidegate.ipam.clouds.providers import Opened, connect
-from tidegate.ipam.steward import NodeFacts, Steward
+from tidegate.ipam.scene import NodeFacts
+from tidegate.ipam.steward import Steward
 from tidegate.ipam.sweep import sweep
 from tidegate.kube.client import ApiError, Client, Unreachable
 from tidegate.operator import ledgers
