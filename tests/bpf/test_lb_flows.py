@@ -134,12 +134,12 @@ def test_table_is_even_and_the_same_everywhere(three: Balancer, family: int) -> 
     other = {4: "192.0.2.20", 6: "2001:db8:10::20"}[family]
     three.vip(other, 80, 6, service=1)
     seen: Counter[int] = Counter()
-    for sport in range(300):
+    for sport in range(100):
         chosen = backend_of(send(three, family, tcp("A", sport)))
         seen[chosen] += 1
         head = IP(src=CLIENT[4], dst=other) if family == 4 else IPv6(src=CLIENT[6], dst=other)
         assert backend_of(three.frame(frame() / head / tcp("A", sport))) == chosen
-    assert min(seen.values()) > 50
+    assert min(seen.values()) > 15
     three.service(1, [1, 2, 3, 1, 2, 3, 1, 2, 3, 1, 2], flags=STATELESS | AFFINITY, affinity_s=1)
     assert len({backend_of(send(three, family, tcp("A", sport))) for sport in range(50)}) == 1
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import socket
-import subprocess
-import threading
 from collections.abc import Iterator
 
 import pytest
-from dsr_paths import BACK, BACKEND, BALANCER, CLIENT, POD, VIPS, Paths, dsr_paths
+from dsr_paths import BACK, BACKEND, BALANCER, POD, VIPS, Paths, datagram, dsr_paths, upload_and_download
 
 from tidegate.crds.lb import Backend, Frontend
 
@@ -22,45 +18,6 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paths]:
         pytest.skip("needs root")
     with dsr_paths(tmp_path_factory.mktemp("paths")) as made:
         yield made
-
-
-def upload_and_download(paths: Paths, family: int, size: int = 300_000, port: int = 80) -> None:
-    """One connection with a large transfer in each direction; the server has seen the client's own address."""
-    body = os.urandom(size)
-    with paths.connect(family, port=port) as client:
-        own = client.getsockname()
-        writer = threading.Thread(target=client.sendall, args=(f"{size:08}".encode() + body,))
-        writer.start()
-        with client.makefile("rb") as answer:
-            assert answer.readline() == f"{CLIENT[family]} {own[1]}\n".encode()
-            assert answer.read(size) == body
-        writer.join()
-
-
-def receive(client: socket.socket) -> bytes | None:
-    """Return an answer, or None where the kernel was told that the question was too large for the path."""
-    try:
-        return client.recv(65536)
-    except OSError as error:
-        if error.errno != errno.EMSGSIZE:
-            raise
-        return None
-
-
-def datagram(paths: Paths, family: int, size: int = 100) -> None:
-    """One datagram and its answer; where the path is too narrow for it, the first answer may be lost."""
-    with paths.connect(family, socket.SOCK_DGRAM) as client:
-        body = os.urandom(size)
-        client.settimeout(2)
-        for _ in range(3):
-            with contextlib.suppress(TimeoutError):
-                client.send(body)
-                answer = receive(client)
-                if answer is None:
-                    continue
-                assert answer == f"{CLIENT[family]} {client.getsockname()[1]}\n".encode() + body
-                return
-        raise AssertionError("no answer")
 
 
 @pytest.mark.parametrize("mtu", [1500, 1280])
@@ -193,30 +150,3 @@ def test_a_bare_machine_stays_bare(paths: Paths) -> None:
     assert "2076" not in paths.machines.sh("lb", "ip rule show; ip -6 rule show")
     assert paths.machines.sh("lb", "nft list ruleset 2>/dev/null || true") == ""
     assert "tgvxlan" in paths.machines.sh("back", "ip link show")
-
-
-@pytest.fixture
-def stock(paths: Paths) -> Iterator[None]:
-    """The backend without us, as docs/lb.md sets it up: the kernel's own tunnels, and the virtual addresses on lo."""
-    for module in ("ipip", "sit", "ip6_tunnel"):
-        if subprocess.run(["modprobe", "-q", module], check=False).returncode:
-            pytest.skip(f"this kernel has no module {module}")
-    paths.apply("back", ())
-    sh = paths.machines.sh
-    sh("back", "ip link set tunl0 up; ip link set sit0 up; ip -6 tunnel change ip6tnl0 mode any; ip link set ip6tnl0 up")
-    sh("back", f"ip address add {VIPS[4]}/32 dev lo; ip address add {VIPS[6]}/128 dev lo nodad")
-    for device in ("all", "tunl0", "ip6tnl0"):
-        sh("back", f"sysctl -qw net.ipv4.conf.{device}.rp_filter=0")
-    yield
-    sh("back", f"ip address del {VIPS[4]}/32 dev lo; ip address del {VIPS[6]}/128 dev lo")
-
-
-@pytest.mark.parametrize("outer", [4, 6])
-@pytest.mark.parametrize("family", [4, 6])
-def test_a_stock_backend(paths: Paths, stock: None, family: int, outer: int) -> None:
-    """A kernel that knows nothing of us serves every mixture of families, large transfers over a narrow path too."""
-    paths.order([BACKEND[outer]], on=["lb"])
-    paths.narrow(1280)
-    with paths.serving("back", 80):
-        upload_and_download(paths, family)
-        datagram(paths, family, 1350)

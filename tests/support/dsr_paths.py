@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +51,7 @@ class Paths:
     machines: Topology
     kernels: dict[str, Kernel] = field(default_factory=dict)
 
-    def order(self, backends: Sequence[str | Backend], on: Sequence[str] = ("lb", "back"), **spec: Any) -> dict[str, Receipt]:
+    def order(self, backends: Sequence[str | Backend], **spec: Any) -> dict[str, Receipt]:
         """Order port 80 of both virtual addresses, TCP and UDP, to the backends, those without a port to their 8080."""
         frontends = [Frontend(address=vip, port=FRONT, protocol=p) for vip in VIPS.values() for p in ("TCP", "UDP")]  # type: ignore[arg-type]
         given: dict[str, Any] = {
@@ -59,7 +61,7 @@ class Paths:
             "nodeSelector": LabelSelector(matchLabels={"role": "lb"}),
         }
         service = BalancedService(name="web", uid="web", number=5, spec=LoadBalancerSpec(**(given | spec)))
-        return {name: self.apply(name, [service]) for name in on}
+        return {name: self.apply(name, [service]) for name in self.kernels}
 
     def apply(self, name: str, services: Sequence[BalancedService]) -> Receipt:
         """Let one machine's agent take an order."""
@@ -163,13 +165,13 @@ def _machines(made: Topology) -> None:
 
 
 @contextlib.contextmanager
-def dsr_paths(tmp: Path) -> Iterator[Paths]:
-    """Make the machines and load their programs; all is gone afterwards."""
+def dsr_paths(tmp: Path, ours: Sequence[str] = ("lb", "back")) -> Iterator[Paths]:
+    """Make the machines and load the programs of those that are `ours`; all is gone afterwards."""
     pins = Path(f"/sys/fs/bpf/tidegate-test-paths-{os.getpid()}")
     made = Paths(Topology(f"tgd{os.getpid()}"))
     try:
         _machines(made.machines)
-        for name in ("lb", "back"):
+        for name in ours:
             (tmp / name).mkdir()
             places = Places(tmp / name, pins / name, tmp / name, tmp / name)
             loaded = ensure_loaded(places, Sizes(TG_MAX_PODS=64, TG_MAX_RANGES=1024, TG_MAX_POLICIES=64, TG_MAX_FLOWS=4096))
@@ -194,3 +196,42 @@ def _accept_what_the_balancer_sends(machines: Topology, pins: Path) -> None:
     index = run_in(machines.name("router"), lambda: socket.if_nametoindex("lb"))
     with libbpf.opened(libbpf.obj_get(program)) as fd:
         run_in(machines.name("router"), lambda: XdpLinks(pins / "router").attach("lb", index, fd))
+
+
+def upload_and_download(paths: Paths, family: int, size: int = 300_000, port: int = 80) -> None:
+    """One connection with a large transfer in each direction; the server has seen the client's own address."""
+    body = os.urandom(size)
+    with paths.connect(family, port=port) as client:
+        own = client.getsockname()
+        writer = threading.Thread(target=client.sendall, args=(f"{size:08}".encode() + body,))
+        writer.start()
+        with client.makefile("rb") as answer:
+            assert answer.readline() == f"{CLIENT[family]} {own[1]}\n".encode()
+            assert answer.read(size) == body
+        writer.join()
+
+
+def _receive(client: socket.socket) -> bytes | None:
+    """Return an answer, or None where the kernel was told that the question was too large for the path."""
+    try:
+        return client.recv(65536)
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            raise
+        return None
+
+
+def datagram(paths: Paths, family: int, size: int = 100) -> None:
+    """One datagram and its answer; where the path is too narrow for it, the first answer may be lost."""
+    with paths.connect(family, socket.SOCK_DGRAM) as client:
+        body = os.urandom(size)
+        client.settimeout(2)
+        for _ in range(3):
+            with contextlib.suppress(TimeoutError):
+                client.send(body)
+                answer = _receive(client)
+                if answer is None:
+                    continue
+                assert answer == f"{CLIENT[family]} {client.getsockname()[1]}\n".encode() + body
+                return
+        raise AssertionError("no answer")

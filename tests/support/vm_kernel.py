@@ -47,10 +47,16 @@ def metapackages(os_release: str) -> tuple[str, ...]:
     return _METAPACKAGES.get(f"{named.get('ID')}-{named.get('VERSION_ID')}", ())
 
 
-def fetch(metapackage: str, cache: Path) -> Kernel:
-    """Return the newest kernel behind `metapackage`, unpacked below `cache`, where an earlier run may have left it.
+def image_packages(told: str) -> list[str]:
+    """List the kernels behind a metapackage, the newest first, given what `apt-cache show` tells of it."""
+    return re.findall(r"^Depends: .*?\b(linux-image-\d[^ ,]*)", told, re.M)
 
-    Raises `NotOffered`, or `subprocess.CalledProcessError` when apt-get or depmod fails.
+
+def fetch(metapackage: str, cache: Path) -> Kernel:
+    """Return the oldest kernel behind `metapackage`, unpacked below `cache`, where an earlier run may have left it.
+
+    The oldest, since updates teach the verifier to take more, and some machines never had one. Raises `NotOffered`, or
+    `subprocess.CalledProcessError` when apt-get or depmod fails.
     """
     image = _image_package(metapackage)
     kept = cache / f"vm-{image}"
@@ -105,9 +111,10 @@ def _depends(package: str) -> list[str]:
 
 def _image_package(metapackage: str) -> str:
     for attempt in range(2):
-        images = [name for name in _depends(metapackage) if re.match(r"linux-image-\d", name)]
+        told = subprocess.run(["apt-cache", "show", metapackage], capture_output=True, text=True, check=False).stdout
+        images = image_packages(told)
         if images:
-            return images[0]
+            return images[-1]
         if attempt == 0:
             subprocess.run(["apt-get", "update", "-qq"], check=True)
     raise NotOffered(f"apt offers no {metapackage}")

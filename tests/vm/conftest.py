@@ -1,14 +1,22 @@
-"""As input: the name of a kernel package. As output: a kernel to boot. Not faked: apt, QEMU."""
+"""As input: the name of a kernel package. As output: a kernel to boot, or what tests say under it. Not faked: apt, QEMU."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
+import vm
 import vm_kernel
 
 from tidegate.datapath.owned import cache_folder
+from tidegate.datapath.programs import find_headers
+
+ROOT = Path(__file__).parent.parent.parent
 
 OFFERED = vm_kernel.offered()
 
@@ -39,3 +47,26 @@ def fetch() -> Callable[[str], vm_kernel.Kernel]:
             pytest.skip(str(reason))
 
     return fetched
+
+
+@pytest.fixture(scope="module")
+def passes_under(request: pytest.FixtureRequest, fetch: Callable[[str], vm_kernel.Kernel]) -> Iterator[Callable[[str], str]]:
+    """Run pytest with the module's `TESTS` as arguments under all kernels at once, since an emulated machine keeps one CPU
+    busy; return what it said under one, where it must have passed."""
+    find_headers(cache_folder())  # made here once: under emulation it takes long, and the guest would forget it
+    tests = [sys.executable, "tests/support/all_ran.py", "-q", "-p", "no:cacheprovider", *request.module.TESTS]
+    command = f"cd {shlex.quote(str(ROOT))} && exec {shlex.join(tests)}"
+
+    def run(metapackage: str) -> vm.Done:
+        return vm.run(fetch(metapackage), command, shared=(ROOT, cache_folder()), timeout_s=1800)
+
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        runs = {metapackage: pool.submit(run, metapackage) for metapackage in OFFERED}
+
+        def passed(metapackage: str) -> str:
+            done = runs[metapackage].result()
+            print(f"{metapackage}: {done.seconds:.0f} s\n{done.output}")
+            assert done.status == 0
+            return done.output
+
+        yield passed

@@ -6,7 +6,7 @@ import lzma
 import struct
 
 import pytest
-from vm_kernel import extract_vmlinux, metapackages
+from vm_kernel import extract_vmlinux, image_packages, metapackages
 
 ELF = b"\x7fELF" + bytes(range(256)) * 50
 
@@ -25,6 +25,22 @@ def test_kernels_of_each_distribution() -> None:
     assert metapackages('ID=debian\nVERSION_ID="12"')[1] == "linux-image-6.12-cloud-amd64"
     assert metapackages('VERSION_ID="22.04"\nID=ubuntu')[0] == "linux-image-virtual"
     assert metapackages("ID=plan9") == ()
+
+
+def test_versions_of_a_kernel() -> None:
+    """Each version that apt offers names its image, among other things and with a version of its own."""
+    told = """
+Package: linux-image-virtual
+Version: 5.15.0.140.138
+Depends: linux-firmware, linux-image-5.15.0-140-generic, linux-modules-extra-5.15.0-140-generic
+
+Package: linux-image-virtual
+Version: 5.15.0.25.27
+Depends: linux-image-5.15.0-25-generic (= 5.15.0-25.25)
+Description: takes the newest linux-image-5.15
+"""
+    assert image_packages(told) == ["linux-image-5.15.0-140-generic", "linux-image-5.15.0-25-generic"]
+    assert image_packages("") == []
 
 
 @pytest.mark.parametrize("setup_sectors", [0, 4, 31])
