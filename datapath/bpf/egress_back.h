@@ -122,7 +122,7 @@ static __always_inline int tg_rewrite_quote(struct __sk_buff *skb, const struct 
 		       bpf_skb_store_bytes(skb, q->ip + (source ? 12 : 16), &to, 4, 0);
 	}
 	struct tg_addr new = *address;
-	return bpf_l4_csum_replace(skb, csum, 0, tg_csum_diff(from_address, &new), 0) ||
+	return bpf_l4_csum_replace(skb, csum, 0, tg_sum_change(from_address, &new), 0) ||
 	       bpf_skb_store_bytes(skb, q->ip + (source ? 8 : 24), new.word, sizeof(new), 0);
 }
 

@@ -107,21 +107,20 @@ static __always_inline __u32 lb_quote_length(const struct lb_packet *p, bool v6)
 	return there >= 512 ? 512 : there >= 256 ? 256 : there >= 128 ? 128 : there >= 64 ? 64 : 28;
 }
 
-/* The sum of the quoted bytes at `at`; -1 if they are not there. Each length apart, since the verifier wants a constant one. The
- * kernel's sum has 32 bits (before 6.13; then 16), and bcc takes the upper one for a sign. */
+/* The sum of the quoted bytes at `at`; -1 if they are not there. Each length apart, since the verifier wants a constant one. */
 static __always_inline __s64 lb_sum_quote(void *at, void *end, __u32 length, __u32 sum)
 {
 	switch (length) {
 #define LB_SUM(bytes) \
 	case bytes: \
-		return at + (bytes) > end ? -1 : (__u32)bpf_csum_diff(0, 0, at, bytes, sum);
+		return at + (bytes) > end ? -1 : tg_csum_diff(0, 0, at, bytes, sum);
 	LB_SUM(28) LB_SUM(48) LB_SUM(64) LB_SUM(128) LB_SUM(256) LB_SUM(512)
 #undef LB_SUM
 	case 1024:
 		if (at + 1024 > end)
 			return -1;
-		sum = bpf_csum_diff(0, 0, at, 512, sum);
-		return (__u32)bpf_csum_diff(0, 0, at + 512, 512, sum);
+		sum = tg_csum_diff(0, 0, at, 512, sum);
+		return tg_csum_diff(0, 0, at + 512, 512, sum);
 	}
 	return -1;
 }

@@ -13,7 +13,7 @@ BPF_TABLE_PINNED("lru_hash", struct tg_flow_key, struct tg_nat, tg_lb_nat, TG_LB
 static __always_inline __u32 lb_sum_change(const union lb_flow *from, const union lb_flow *to, bool v6, __u16 check)
 {
 	__u32 size = v6 ? sizeof(from->v6) : sizeof(from->v4);
-	return bpf_csum_diff((void *)from, size, (void *)to, size, (__u16)~check);
+	return tg_csum_diff(from, size, to, size, (__u16)~check);
 }
 
 /* Give the packet the addresses and ports of `to`. Returns -1 for what cannot be. */

@@ -8,13 +8,11 @@
 /* Both ends of the tunnel use fixed MAC addresses: the receiving device has the first, no device has the second (VXLAN drops
  * frames whose source is the receiver's own address). */
 
-/* What a checksum must change by when an address of 16 bytes does: what bpf_l4_csum_replace takes as `to`, with `from` 0.
- * An unsigned number: bcc declares the helper as returning int, and before kernel 6.13 its sum has all 32 bits, so that half of
- * them would look like errors. It has none to return for these sizes. */
-static __always_inline __u32 tg_csum_diff(const struct tg_addr *from, const struct tg_addr *to)
+/* What a checksum must change by when an address of 16 bytes does: what bpf_l4_csum_replace takes as `to`, with `from` 0. */
+static __always_inline __u32 tg_sum_change(const struct tg_addr *from, const struct tg_addr *to)
 {
 	struct tg_addr old = *from, new = *to; /* the helper wants them on the stack */
-	return bpf_csum_diff(old.word, sizeof(old), new.word, sizeof(new), 0);
+	return tg_csum_diff(old.word, sizeof(old), new.word, sizeof(new), 0);
 }
 
 /* Let the transport checksum follow a changed address and port. The helper knows about checksum offload; we cannot. */
@@ -32,7 +30,7 @@ static __always_inline int tg_fix_l4(struct __sk_buff *skb, const struct tg_pack
 		at = p->l4 + 2;
 	}
 	if (!p->is_ipv4) {
-		if (bpf_l4_csum_replace(skb, at, 0, tg_csum_diff(from, to), BPF_F_PSEUDO_HDR | flags))
+		if (bpf_l4_csum_replace(skb, at, 0, tg_sum_change(from, to), BPF_F_PSEUDO_HDR | flags))
 			return -1;
 	} else if (p->key.proto != IPPROTO_ICMP) {
 		if (bpf_l4_csum_replace(skb, at, from->word[3], to->word[3], BPF_F_PSEUDO_HDR | flags | 4))

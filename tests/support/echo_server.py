@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import sys
 import threading
+
+_PKTINFO = struct.Struct("=16sI")
+"""`struct in6_pktinfo` (RFC 3542): an address, also of IPv4 as mapped, and a device's number."""
 
 
 def seen(client: tuple[str, int]) -> bytes:
@@ -23,15 +27,17 @@ def serve_stream(accepted: socket.socket, client: tuple[str, int]) -> None:
 
 
 def serve_datagrams(port: int) -> None:
-    """Give every datagram back behind the client's address."""
+    """Give every datagram back behind the client's address, from the address to which it came."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as served:
         served.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        served.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
         served.bind(("::", port))
         while True:
-            body, client = served.recvfrom(65536)
+            body, ((level, kind, came),), _, client = served.recvmsg(65536, socket.CMSG_SPACE(_PKTINFO.size))
+            asked = _PKTINFO.pack(_PKTINFO.unpack(came)[0], 0)  # by whatever device the routes say
             # A path found too narrow is told once; the next answer is cut to fit it.
             with contextlib.suppress(OSError):
-                served.sendto(seen(client) + body, client)
+                served.sendmsg([seen(client) + body], [(level, kind, asked)], 0, client)
 
 
 if __name__ == "__main__":
